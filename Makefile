@@ -1,0 +1,53 @@
+# The commands that everything is done with: `make` lists them.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# What the project needs from the distribution; BCC comes only from there.
+APT := python3-venv python3-bpfcc iproute2 nftables iptables bind9-dnsutils dnsmasq-base clang-format
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test unit lint format lock generate demo clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Install what is missing: distribution packages (needs root), Python packages into .venv
+
+$(READY): requirements-dev.lock pyproject.toml
+	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(APT) 2>/dev/null | awk '/ install ok installed$$/ {print $$1}'); \
+	  for p in $(APT); do echo "$$missing" | grep -qx $$p || need="$$need $$p"; done; \
+	  if [ -n "$$need" ]; then echo "installing:$$need"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends $$need >/dev/null; fi
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing Python packages into $(VENV)"
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+test: setup ## Run every test (root: real eBPF in network namespaces of its own)
+	$(BIN)/pytest
+
+unit: setup ## Run the tests that need no root
+	$(BIN)/pytest -m "not privileged"
+
+lint: setup ## Check style, types, the import contract, generated files and the C format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	clang-format --dry-run --Werror bpf/*.c bpf/*.h
+
+format: setup ## Rewrite sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	clang-format -i bpf/*.c bpf/*.h
+
+lock: ## Pin the dependencies anew (after a change in pyproject.toml)
+	$(BIN)/uv pip compile -q pyproject.toml --group dev --generate-hashes --no-emit-index-url --universal \
+	  --python-version 3.11 --custom-compile-command 'make lock' -o requirements-dev.lock
+	$(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal -c requirements-dev.lock \
+	  --python-version 3.11 --custom-compile-command 'make lock' -o requirements.lock
+
+clean: ## Remove what was built here
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What users write and what the cluster says: policies, Kubernetes objects as projections, addresses."""

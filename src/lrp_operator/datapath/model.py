@@ -1,0 +1,124 @@
+"""What the datapath is asked for and what it answers: the values that the agent and the CLI share with it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from msgspec import Struct
+
+from lrp_operator.api.addresses import L4Addr
+
+
+class SocketLevel(StrEnum):
+    """Whose sockets are redirected at the socket level."""
+
+    EVERYWHERE = "everywhere"
+    HOST_ONLY = "host-namespace-only"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class DatapathSettings:
+    """What a node's datapath is built for. Sizes are numbers of map entries, for each address family."""
+
+    bpf_root: Path
+    cgroup_root: Path
+    socket_level: SocketLevel = SocketLevel.EVERYWHERE
+    ipv4: bool = True
+    ipv6: bool = True
+    terminate_tcp: bool = False  # end TCP connections too when their backend goes (UDP always)
+    max_frontends: int = 65536
+    max_backends: int = 131072
+
+
+class DatapathError(Exception):
+    """The node can't be programmed; the text is one sentence for people, with what to do about it."""
+
+
+class Feature(Struct, frozen=True):
+    """One thing that the kernel may be able to do, and what is missing where it is not."""
+
+    name: str
+    available: bool
+    consequence: str = ""  # what works less well without it; empty when available
+
+
+class DatapathStatus(Struct, frozen=True):
+    """How things stand in the kernel.
+
+    in_force: our programs are effective where pods' sockets are; message: a sentence, empty when all is well.
+    programs: name -> kernel program id of what is attached. problems: entries that could not be written, and why.
+    """
+
+    in_force: bool
+    message: str
+    programs: dict[str, int] = field(default_factory=dict)
+    features: tuple[Feature, ...] = ()
+    problems: tuple[str, ...] = ()
+    slots_used: dict[str, int] = field(default_factory=dict)  # "ipv4"/"ipv6" -> backend slots in use
+    slots_max: dict[str, int] = field(default_factory=dict)
+
+
+class KernelBackend(Struct, frozen=True):
+    """One slot of a frontend's run. slot: its index in the backends map."""
+
+    slot: int
+    backend: L4Addr
+
+
+class KernelFrontend(Struct, frozen=True):
+    """One frontend as the kernel's maps hold it, read back and decoded."""
+
+    id: int
+    frontend: L4Addr
+    backends: tuple[KernelBackend, ...]
+    flags: tuple[str, ...]  # "local-redirect", "skip", "refuse", "affinity"
+    generation: int
+
+
+class KernelSkip(Struct, frozen=True):
+    """One exemption as the kernel's map holds it. netns_cookie: of the namespace that is exempt."""
+
+    netns_cookie: int
+    frontend: L4Addr
+    pod: str | None  # "namespace/name" where the agent knows whose namespace it is
+
+
+class Hits(Struct, frozen=True):
+    """A frontend's counters since its id was given out.
+
+    redirected: connects and datagram sends sent to a backend; refused: those refused for want of one;
+    skipped: those of exempt pods; failed: those left untouched because socket state could not be kept.
+    """
+
+    redirected: int = 0
+    refused: int = 0
+    skipped: int = 0
+    failed: int = 0
+
+
+class RedirectEvent(Struct, frozen=True):
+    """One connect or send, as it happened.
+
+    hook: "connect" or "sendmsg"; action: "redirected", "refused", "skipped" or "failed" (as in Hits).
+    """
+
+    hook: str
+    action: str
+    frontend: L4Addr
+    backend: L4Addr | None
+    netns_cookie: int
+    pid: int
+    command: str
+
+
+class FlushReport(Struct, frozen=True):
+    """What one flush did.
+
+    written, removed: frontends; sockets_ended: by SOCK_DESTROY; problems: sentences, what is retried next time.
+    """
+
+    written: int = 0
+    removed: int = 0
+    sockets_ended: int = 0
+    problems: tuple[str, ...] = ()
