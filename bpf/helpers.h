@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The C that every file here starts from: names per family, constants of the kernel's ABI, and helper functions by
+ * their number where BCC's own declaration is missing or too new.
+ */
+#ifndef LRP_HELPERS_H
+#define LRP_HELPERS_H
+
+#define INLINE static inline __attribute__((always_inline))
+
+/*
+ * Templates: frontend.h and socket_state.h are written once and included once per family with FAMILY set to 4 or 6;
+ * F(slot) is then slot4 or slot6.
+ */
+#define LRP_PASTE_(name, family) name##family
+#define LRP_PASTE(name, family) LRP_PASTE_(name, family)
+#define F(name) LRP_PASTE(name, FAMILY)
+
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_MPTCP 262
+
+#define ECONNREFUSED 111
+
+/* What a cgroup program returns. */
+#define PROCEED 1
+#define REJECT 0
+
+#define V4_MAPPED_WORD bpf_htonl(0x0000ffff) /* the third word of ::ffff:a.b.c.d */
+
+#ifndef bpf_htonl
+#define bpf_htonl(x) __builtin_bswap32(x)
+#endif
+
+static int (*lrp_set_retval)(int retval) = (void *)187;	 /* bpf_set_retval, 5.18 */
+static u64 (*lrp_netns_cookie)(void *ctx) = (void *)122; /* bpf_get_netns_cookie, 5.7 */
+static long (*lrp_ringbuf_output)(void *ringbuf, void *data, u64 size, u64 flags) = (void *)130; /* 5.8 */
+static void *(*lrp_sk_storage_get)(void *map, void *sk, void *value, u64 flags) = (void *)107;	 /* 5.2 */
+
+#define SK_STORAGE_CREATE 1
+
+/*
+ * Write a context field. The verifier wants "context + constant" in the store itself; left to C, the compiler likes to
+ * share a computed pointer to the field between two branches that write it, which the verifier refuses.
+ */
+#define WRITE_CONTEXT(ctx, field, value)                                                                               \
+	asm volatile("*(u32 *)(%0 + %1) = %2"                                                                          \
+		     :                                                                                                 \
+		     : "r"(ctx), "i"(__builtin_offsetof(struct bpf_sock_addr, field)), "r"((u32)(value))               \
+		     : "memory")
+
+INLINE bool same_ip4(const __be32 *a, const __be32 *b)
+{
+	return *a == *b;
+}
+
+INLINE bool same_ip6(const __be32 *a, const __be32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+INLINE void copy_ip4(__be32 *to, const __be32 *from)
+{
+	*to = *from;
+}
+
+INLINE void copy_ip6(__be32 *to, const __be32 *from)
+{
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
+	to[3] = from[3];
+}
+
+#endif

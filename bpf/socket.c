@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The socket level: programs on a cgroup's connect, sendmsg, recvmsg and getpeername hooks.
+ *
+ * A connect (TCP, UDP) or an unconnected send to a frontend is sent to a local backend before any packet exists; replies
+ * and getpeername show the frontend again. No packet is touched, and a connection costs nothing once it stands.
+ *
+ * An IPv6 socket may carry IPv4 in mapped addresses (::ffff:a.b.c.d): the *6 hooks then do the IPv4 work. Datagrams to
+ * a mapped address pass the sendmsg4 hook, yet their replies recvmsg6.
+ */
+#include "config.h"
+#include "structs.h"
+#include "helpers.h"
+#include "maps.h"
+#include "events.h"
+
+#define FAMILY 4
+#include "frontend.h"
+#include "socket_state.h"
+#include "socket.h"
+#undef FAMILY
+
+#define FAMILY 6
+#include "frontend.h"
+#include "socket_state.h"
+#include "socket.h"
+#undef FAMILY
+
+/* The protocol that frontends are keyed by; 0 for what is never redirected (ping sockets, UDP-Lite ...). */
+INLINE u8 frontend_protocol(struct bpf_sock_addr *ctx)
+{
+	u32 protocol = ctx->protocol;
+
+	if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP)
+		return protocol;
+	return protocol == IPPROTO_MPTCP ? IPPROTO_TCP : 0;
+}
+
+/* Sockets of other namespaces than the node's own are not ours in hostNamespaceOnly mode. */
+INLINE bool in_scope(struct bpf_sock_addr *ctx)
+{
+#ifdef LRP_HOST_NETNS_COOKIE
+	return lrp_netns_cookie(ctx) == LRP_HOST_NETNS_COOKIE;
+#else
+	return true;
+#endif
+}
+
+INLINE int refuse(void)
+{
+#if LRP_HAVE_SET_RETVAL
+	lrp_set_retval(-ECONNREFUSED);
+#endif
+	return REJECT;
+}
+
+INLINE bool is_mapped(struct bpf_sock_addr *ctx)
+{
+	return ctx->user_ip6[0] == 0 && ctx->user_ip6[1] == 0 && ctx->user_ip6[2] == V4_MAPPED_WORD;
+}
+
+INLINE int outward4(struct bpf_sock_addr *ctx, u32 hook)
+{
+	struct frontend4 frontend = {.ip = {ctx->user_ip4}, .port = ctx->user_port};
+	struct destination4 to = {};
+	u32 action;
+
+	frontend.protocol = frontend_protocol(ctx);
+	if (!frontend.protocol || !in_scope(ctx))
+		return PROCEED;
+	action = forward4(ctx, &frontend, &to, hook);
+	if (action == ACTION_REFUSED)
+		return refuse();
+	if (action == ACTION_REDIRECTED) {
+		WRITE_CONTEXT(ctx, user_ip4, to.ip[0]);
+		WRITE_CONTEXT(ctx, user_port, to.port);
+	}
+	return PROCEED;
+}
+
+INLINE int outward_mapped(struct bpf_sock_addr *ctx, u32 hook)
+{
+#if LRP_IPV4
+	struct frontend4 frontend = {.ip = {ctx->user_ip6[3]}, .port = ctx->user_port};
+	struct destination4 to = {};
+	u32 action;
+
+	frontend.protocol = frontend_protocol(ctx);
+	if (!frontend.protocol || !in_scope(ctx))
+		return PROCEED;
+	action = forward4(ctx, &frontend, &to, hook);
+	if (action == ACTION_REFUSED)
+		return refuse();
+	if (action == ACTION_REDIRECTED) {
+		WRITE_CONTEXT(ctx, user_ip6[3], to.ip[0]);
+		WRITE_CONTEXT(ctx, user_port, to.port);
+	}
+#endif
+	return PROCEED;
+}
+
+INLINE int outward6(struct bpf_sock_addr *ctx, u32 hook)
+{
+#if LRP_IPV6
+	struct frontend6 frontend = {
+	    .ip = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]},
+	    .port = ctx->user_port,
+	};
+	struct destination6 to = {};
+	u32 action;
+
+	frontend.protocol = frontend_protocol(ctx);
+	if (!frontend.protocol || !in_scope(ctx))
+		return PROCEED;
+	action = forward6(ctx, &frontend, &to, hook);
+	if (action == ACTION_REFUSED)
+		return refuse();
+	if (action == ACTION_REDIRECTED) {
+		WRITE_CONTEXT(ctx, user_ip6[0], to.ip[0]);
+		WRITE_CONTEXT(ctx, user_ip6[1], to.ip[1]);
+		WRITE_CONTEXT(ctx, user_ip6[2], to.ip[2]);
+		WRITE_CONTEXT(ctx, user_ip6[3], to.ip[3]);
+		WRITE_CONTEXT(ctx, user_port, to.port);
+	}
+#endif
+	return PROCEED;
+}
+
+INLINE int inward4(struct bpf_sock_addr *ctx)
+{
+	struct destination4 source = {.ip = {ctx->user_ip4}, .port = ctx->user_port};
+
+	if (backward4(ctx, &source)) {
+		WRITE_CONTEXT(ctx, user_ip4, source.ip[0]);
+		WRITE_CONTEXT(ctx, user_port, source.port);
+	}
+	return PROCEED;
+}
+
+INLINE int inward6(struct bpf_sock_addr *ctx)
+{
+	if (is_mapped(ctx)) {
+#if LRP_IPV4
+		struct destination4 source = {.ip = {ctx->user_ip6[3]}, .port = ctx->user_port};
+
+		if (backward4(ctx, &source)) {
+			WRITE_CONTEXT(ctx, user_ip6[3], source.ip[0]);
+			WRITE_CONTEXT(ctx, user_port, source.port);
+		}
+#endif
+		return PROCEED;
+	}
+#if LRP_IPV6
+	struct destination6 source = {
+	    .ip = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]},
+	    .port = ctx->user_port,
+	};
+
+	if (backward6(ctx, &source)) {
+		WRITE_CONTEXT(ctx, user_ip6[0], source.ip[0]);
+		WRITE_CONTEXT(ctx, user_ip6[1], source.ip[1]);
+		WRITE_CONTEXT(ctx, user_ip6[2], source.ip[2]);
+		WRITE_CONTEXT(ctx, user_ip6[3], source.ip[3]);
+		WRITE_CONTEXT(ctx, user_port, source.port);
+	}
+#endif
+	return PROCEED;
+}
+
+#if LRP_IPV4
+int lrp_connect4(struct bpf_sock_addr *ctx)
+{
+	return outward4(ctx, HOOK_CONNECT);
+}
+
+int lrp_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return outward4(ctx, HOOK_SENDMSG);
+}
+
+int lrp_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return inward4(ctx);
+}
+
+int lrp_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return inward4(ctx);
+}
+#endif
+
+int lrp_connect6(struct bpf_sock_addr *ctx)
+{
+	if (is_mapped(ctx))
+		return outward_mapped(ctx, HOOK_CONNECT);
+	return outward6(ctx, HOOK_CONNECT);
+}
+
+int lrp_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	if (is_mapped(ctx))
+		return outward_mapped(ctx, HOOK_SENDMSG);
+	return outward6(ctx, HOOK_SENDMSG);
+}
+
+int lrp_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return inward6(ctx);
+}
+
+int lrp_getpeername6(struct bpf_sock_addr *ctx)
+{
+	return inward6(ctx);
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Layouts of everything that the maps hold. They are written here only: the Python side reads them back from the
+ * loaded maps' BTF and refuses to run with others.
+ *
+ * Byte order: addresses and ports are in network byte order everywhere, as sockets and packets carry them, so that a
+ * hook compares and copies without conversion. All other numbers are in host order.
+ *
+ * Padding is explicit and zero: hash keys are compared byte by byte.
+ * An IPv4 address is an array of one word, so that the templates (helpers.h) read the same for both families.
+ */
+#ifndef LRP_STRUCTS_H
+#define LRP_STRUCTS_H
+
+/* Key of the frontends maps. */
+struct frontend4 {
+	__be32 ip[1];
+	__be16 port;
+	u8 protocol;
+	u8 pad;
+};
+
+struct frontend6 {
+	__be32 ip[4];
+	__be16 port;
+	u8 protocol;
+	u8 pad;
+};
+
+/*
+ * A frontend's backends: `count` slots of the backends map from `first` on.
+ * Eight bytes, so that a reader gets all of it in one load: the kernel reuses a hash value's memory for other keys
+ * at once, and a value read in two loads could be half of each.
+ */
+struct run {
+	u32 first;
+	u16 count;
+	u16 flags;
+};
+
+enum run_flags {
+	RUN_LOCAL_REDIRECT = 1, /* a policy's frontend (else a plain ClusterIP) */
+	RUN_SKIP = 2,		/* some namespaces are exempt: look at the skip map */
+	RUN_REFUSE = 4,		/* no backend: connects are refused; the run is one slot without an address */
+	RUN_AFFINITY = 8,	/* a client keeps its backend: slot.affinity_seconds */
+};
+
+/*
+ * One backend of a run. It carries its frontend's key: a run read for one frontend may by then belong to another,
+ * and a mismatch tells (see frontend.h).
+ * id: index of the frontend's counters. generation: of this run, never the same twice in a row for one frontend.
+ */
+struct slot4 {
+	struct frontend4 frontend;
+	__be32 ip[1];
+	__be16 port;
+	u16 pad;
+	u32 id;
+	u32 generation;
+	u32 affinity_seconds;
+};
+
+struct slot6 {
+	struct frontend6 frontend;
+	__be32 ip[4];
+	__be16 port;
+	u16 pad;
+	u32 id;
+	u32 generation;
+	u32 affinity_seconds;
+};
+
+/* Keys of the skip maps (a namespace that reaches the original destination) and of the affinity maps (a client). */
+struct client4 {
+	u64 netns_cookie;
+	struct frontend4 frontend;
+};
+
+struct client6 {
+	u64 netns_cookie;
+	struct frontend6 frontend;
+	u32 pad;
+};
+
+/* A client's last choice. last_used: nanoseconds of the monotonic clock. */
+struct affinity4 {
+	u64 last_used;
+	__be32 ip[1];
+	__be16 port;
+	u16 pad;
+};
+
+struct affinity6 {
+	u64 last_used;
+	__be32 ip[4];
+	__be16 port;
+	u16 pad;
+	u32 pad2;
+};
+
+/*
+ * What a socket remembers of one frontend that it was sent through (socket storage; it dies with the socket).
+ * replies: datagrams from the backend are this frontend's replies. Of several frontends with one backend on one socket
+ * only the last one sent to has it, for a reply does not tell which it answers.
+ * index, generation: where the backend stood in its run, to find it again in O(1) while the run is the same.
+ * An entry with frontend_port 0 is free.
+ */
+struct peer4 {
+	__be32 frontend_ip[1];
+	__be32 backend_ip[1];
+	__be16 frontend_port;
+	__be16 backend_port;
+	u32 generation;
+	u16 index;
+	u16 replies;
+};
+
+struct peer6 {
+	__be32 frontend_ip[4];
+	__be32 backend_ip[4];
+	__be16 frontend_port;
+	__be16 backend_port;
+	u32 generation;
+	u16 index;
+	u16 replies;
+};
+
+struct few_peers4 {
+	struct peer4 peers[LRP_FEW_PEERS];
+};
+
+struct few_peers6 {
+	struct peer6 peers[LRP_FEW_PEERS];
+};
+
+/* next: the entry that is overwritten when all are taken (the oldest). cursor: scratch, see peer_at. */
+struct many_peers4 {
+	struct peer4 peers[LRP_MANY_PEERS];
+	u32 next;
+	u32 cursor;
+};
+
+struct many_peers6 {
+	struct peer6 peers[LRP_MANY_PEERS];
+	u32 next;
+	u32 cursor;
+};
+
+/* An address on its way between a hook's context and the templates; in no map. */
+struct destination4 {
+	__be32 ip[1];
+	__be16 port;
+};
+
+struct destination6 {
+	__be32 ip[4];
+	__be16 port;
+};
+
+/* Per frontend id and CPU. Id 0 is nobody's: its `failed` counts lookups that never met a settled run. */
+struct counters {
+	u64 redirected;
+	u64 refused;
+	u64 skipped;
+	u64 failed; /* socket state could not be kept: UDP went untranslated, TCP without getpeername */
+};
+
+/* One redirect, for whoever watches. family: 4 or 6; an IPv4 address is in ip[0]. */
+struct event {
+	u64 netns_cookie;
+	u32 pid;
+	u8 hook;   /* enum hook */
+	u8 action; /* enum action */
+	u8 family;
+	u8 protocol;
+	__be32 frontend_ip[4];
+	__be32 backend_ip[4];
+	__be16 frontend_port;
+	__be16 backend_port;
+	char command[16];
+	u32 pad;
+};
+
+enum hook { HOOK_CONNECT = 1, HOOK_SENDMSG = 2 };
+
+enum action { ACTION_PASS = 0, ACTION_REDIRECTED = 1, ACTION_REFUSED = 2, ACTION_SKIPPED = 3, ACTION_FAILED = 4 };
+
+/* The one entry of the control map. watching: someone reads events. */
+struct control {
+	u32 watching;
+};
+
+#endif
