@@ -28,6 +28,9 @@
 #define LRP_HAVE_SET_RETVAL 1
 #endif
 
+/* Raise it when few_peers or many_peers change: sockets that stand keep what they have under the old number. */
+#define LRP_SOCKETS_VERSION 1
+
 /* Frontends that one socket remembers: the first few at once, more (a power of two) in a second storage on demand. */
 #define LRP_FEW_PEERS 4
 #define LRP_MANY_PEERS 64

@@ -26,9 +26,10 @@ class DatapathSettings:
     socket_level: SocketLevel = SocketLevel.EVERYWHERE
     ipv4: bool = True
     ipv6: bool = True
+    cluster_ip: bool = False  # kube-proxy is replaced: session affinity, and room for every Service
     terminate_tcp: bool = False  # end TCP connections too when their backend goes (UDP always)
-    max_frontends: int = 65536
-    max_backends: int = 131072
+    max_frontends: int = 4096
+    max_backends: int = 16384
 
 
 class DatapathError(Exception):

@@ -1,1 +1,1 @@
-"""."""
+"""Where objects come from: files, read once or followed live."""

@@ -1,0 +1,195 @@
+"""`lrp-agent`: the command line. Says in a sentence what is wrong with it, and else hands over to `run`.
+
+    lrp-agent --manifests DIR --node-name NAME     follows a directory and redirects (until SIGTERM)
+    lrp-agent cleanup                              removes every trace from the kernel
+
+The exit codes are 0, 1 (failed), 2 (wrong usage or settings) and 3 (another agent has the pins or the socket).
+"""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from lrp_operator import __version__
+from lrp_operator.agent import EXIT_FAILED, EXIT_HELD, EXIT_USAGE
+from lrp_operator.agent.apimodel import DEFAULT_SOCKET
+from lrp_operator.agent.config import BY_KEY, ConfigError, load
+from lrp_operator.agent.doors import Doors
+from lrp_operator.agent.lock import LockHeldError, PinsLock
+from lrp_operator.agent.logs import LogFormat, set_up
+from lrp_operator.datapath.model import DatapathError
+from lrp_operator.kernel.cgroup import CgroupError, find_root
+
+if TYPE_CHECKING:
+    from lrp_operator.kernel.podlink import PodLinks
+
+app = typer.Typer(
+    name="lrp-agent",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _setting(key: str, metavar: str) -> Any:
+    """Make the option that overrides a setting of the file and the environment."""
+    setting = BY_KEY[key]
+    text = f"{setting.help} In the file: {key}."
+    return typer.Option(f"--{setting.flag}", help=text, metavar=metavar, rich_help_panel="Settings")
+
+
+def _version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"lrp-agent {__version__}\n")
+        raise typer.Exit
+
+
+BOOL = "true|false"
+BpfRoot = Annotated[Path, typer.Option("--bpf-root", help="Directory on a BPF file system, for this agent's pins.")]
+CgroupRoot = Annotated[
+    Path | None, typer.Option("--cgroup-root", help="Cgroup v2 directory that all pods are below. Default: its mount.")
+]
+BPF_ROOT = Path("/sys/fs/bpf/lrp-operator")
+USUAL_CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+@app.callback(
+    invoke_without_command=True,
+    help="Redirects this node's traffic as its CiliumLocalRedirectPolicies say, until it is told to stop (SIGTERM); "
+    "what is in the kernel goes on redirecting after that. Try: lrp-agent --manifests /etc/lrp --node-name $(hostname)",
+    epilog="Settings come from flags, else LRP_* variables (--enable-ipv6 is LRP_ENABLE_IPV6), else --config, whose "
+    "keys are Cilium's Helm values, else defaults. Ask a running agent with lrpctl.",
+)
+def agent(
+    context: typer.Context,
+    *,
+    manifests: Annotated[
+        Path | None,
+        typer.Option("--manifests", help="Directory to follow: policies, Services, EndpointSlices, Pods, Nodes."),
+    ] = None,
+    node: Annotated[str | None, typer.Option("--node-name", envvar="K8S_NODE_NAME", help="This node's name.")] = None,
+    bpf_root: BpfRoot = BPF_ROOT,
+    cgroup_root: CgroupRoot = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")] = None,
+    api_socket: Annotated[
+        Path, typer.Option("--api-socket", envvar="LRP_API_SOCKET", help="Unix socket that lrpctl asks.")
+    ] = Path(DEFAULT_SOCKET),
+    metrics: Annotated[
+        str, typer.Option("--metrics-bind-address", help="HOST:PORT of /metrics; empty for none.")
+    ] = "127.0.0.1:9881",
+    healthz: Annotated[
+        str, typer.Option("--healthz-bind-address", help="HOST:PORT of /healthz and /readyz; empty for none.")
+    ] = "127.0.0.1:9882",
+    log_format: Annotated[LogFormat, typer.Option("--log-format", help="How log lines look.")] = LogFormat.TEXT,
+    kube_proxy_replacement: Annotated[str | None, _setting("kubeProxyReplacement", BOOL)] = None,
+    socket_lb: Annotated[str | None, _setting("socketLB.enabled", BOOL)] = None,
+    host_only: Annotated[str | None, _setting("socketLB.hostNamespaceOnly", BOOL)] = None,
+    policies: Annotated[str | None, _setting("localRedirectPolicies.enabled", BOOL)] = None,
+    cidrs: Annotated[str | None, _setting("localRedirectPolicies.addressMatcherCIDRs", "CIDR,...")] = None,
+    ipv4: Annotated[str | None, _setting("enableIPv4", BOOL)] = None,
+    ipv6: Annotated[str | None, _setting("enableIPv6", BOOL)] = None,
+    map_max: Annotated[str | None, _setting("bpf.lbMapMax", "NUMBER")] = None,
+    backend_map_max: Annotated[str | None, _setting("bpf.lbBackendMapMax", "NUMBER")] = None,
+    terminate_tcp: Annotated[str | None, _setting("terminateTCP", BOOL)] = None,
+    version: Annotated[  # noqa: ARG001 - its callback does it all
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Start the agent, unless a command follows."""
+    if context.invoked_subcommand:
+        return
+    flags = {
+        "kubeProxyReplacement": kube_proxy_replacement,
+        "socketLB.enabled": socket_lb,
+        "socketLB.hostNamespaceOnly": host_only,
+        "localRedirectPolicies.enabled": policies,
+        "localRedirectPolicies.addressMatcherCIDRs": cidrs,
+        "enableIPv4": ipv4,
+        "enableIPv6": ipv6,
+        "bpf.lbMapMax": map_max,
+        "bpf.lbBackendMapMax": backend_map_max,
+        "terminateTCP": terminate_tcp,
+    }
+    if manifests is None:
+        _refuse("what is to be followed? Give --manifests DIR (and see lrp-agent --help)")
+    if not node:
+        _refuse("which node is this? Give --node-name NAME, or set K8S_NODE_NAME")
+    try:
+        loaded = load(config, os.environ, flags)
+        doors = Doors.checked(api_socket, metrics, healthz)
+    except (ConfigError, ValueError) as error:
+        _refuse(str(error))
+    set_up(log_format)
+    from lrp_operator.agent.run import Parts, run  # noqa: PLC0415 - --help and cleanup need none of these
+    from lrp_operator.agent.sources import ManifestSource  # noqa: PLC0415
+    from lrp_operator.datapath.engine import Datapath  # noqa: PLC0415
+
+    parts = Parts(
+        node=node,
+        loaded=loaded,
+        bpf_root=bpf_root,
+        cgroup_root=cgroup_root or _find_cgroups(),
+        doors=doors,
+        sources=[ManifestSource(manifests)],
+        make_datapath=Datapath,
+        open_links=_open_links,
+    )
+    raise typer.Exit(run(parts))
+
+
+@app.command()
+def cleanup(bpf_root: BpfRoot = BPF_ROOT, cgroup_root: CgroupRoot = None) -> None:
+    """Remove every trace of an agent from the kernel. Redirects end; connections go where they would without us."""
+    from lrp_operator.datapath.engine import cleanup as remove  # noqa: PLC0415
+
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            PinsLock.take(bpf_root)
+        removed = remove(bpf_root, cgroup_root or _find_cgroups())
+        with contextlib.suppress(OSError):  # not there, a mount's own root, or not empty
+            bpf_root.rmdir()
+            removed = [*removed, f"directory {bpf_root}"]
+    except LockHeldError as error:
+        _fail(str(error), EXIT_HELD)
+    except (DatapathError, OSError) as error:
+        _fail(str(error), EXIT_FAILED)
+    sys.stdout.writelines(f"removed {name}\n" for name in removed)
+    if not removed:
+        sys.stdout.write("nothing to remove\n")
+
+
+def _open_links() -> "PodLinks | None":
+    """What finds pods' namespaces, for their names in events; None where the kernel can't tell them apart."""
+    from lrp_operator.kernel.netns import NetnsError  # noqa: PLC0415 - only who watches events needs it
+    from lrp_operator.kernel.podlink import PodLinks  # noqa: PLC0415
+
+    try:
+        return PodLinks()
+    except (NetnsError, OSError):
+        return None
+
+
+def _find_cgroups() -> Path:
+    """Where cgroup v2 is mounted; where it is not, the usual place: the datapath tells what is wrong there."""
+    try:
+        return find_root().path
+    except CgroupError:
+        return USUAL_CGROUP_ROOT
+
+
+def _refuse(sentence: str) -> NoReturn:
+    _fail(sentence, EXIT_USAGE)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    sys.stderr.write(f"lrp-agent: {sentence}\n")
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point."""
+    app()

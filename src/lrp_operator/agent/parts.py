@@ -1,0 +1,92 @@
+"""The seams of the agent: what it asks of a datapath and of a source of objects, so that tests can put others there.
+
+The real datapath is `lrp_operator.datapath.engine.Datapath`; the real sources are in `lrp_operator.sources`.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from lrp_operator.api.addresses import L4Addr
+from lrp_operator.api.objects import ClusterObject
+from lrp_operator.datapath.model import (
+    DatapathStatus,
+    FlushReport,
+    Hits,
+    KernelFrontend,
+    KernelSkip,
+    RedirectEvent,
+)
+from lrp_operator.resolve.model import Delta
+
+ObjectKey = tuple[type[ClusterObject], str]
+"""What an object is known by: its kind and its "namespace/name"."""
+
+
+class Datapath(Protocol):
+    """The kernel, as the agent sees it. Synchronous; called from one thread only. Raises DatapathError or OSError."""
+
+    def open(self) -> None:
+        """Load or adopt programs and maps, and attach. Tried again after an error."""
+
+    def update(self, delta: Delta) -> None:
+        """Record what is wanted from now on."""
+
+    def flush(self, *, complete: bool) -> FlushReport:
+        """Write what differs; complete: prune what earlier agents left. What fails stays wanted."""
+
+    def reconcile(self) -> FlushReport:
+        """Read the kernel back and repair what others changed."""
+
+    def frontends(self) -> list[KernelFrontend]:
+        """What the kernel's maps hold."""
+
+    def skips(self) -> list[KernelSkip]:
+        """What the kernel's exemptions are."""
+
+    def hits(self) -> dict[L4Addr, Hits]:
+        """Every frontend's counters."""
+
+    def status(self) -> DatapathStatus:
+        """How things stand."""
+
+    def relocate(self) -> None:
+        """Pods' links changed: look up the exempt namespaces anew at the next flush."""
+
+    def watch_events(self, on: bool) -> None:
+        """Turn the event ring on or off."""
+
+    def read_events(self) -> list[RedirectEvent]:
+        """Take the events that wait."""
+
+    def events_fd(self) -> int:
+        """A descriptor that is readable while events wait."""
+
+    def close(self) -> None:
+        """Let go of everything; the kernel goes on redirecting."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceUpdate:
+    """What a source has to tell: objects that came or changed, objects that went, and how the source itself is.
+
+    complete: everything there is has been told at least once (only then may leftovers of earlier agents be pruned).
+    problems: sentences about what could not be read; they replace those of the source's previous update.
+    """
+
+    upserts: tuple[ClusterObject, ...] = ()
+    deletes: tuple[ObjectKey, ...] = ()
+    problems: tuple[str, ...] = ()
+    complete: bool = True
+
+
+class Source(Protocol):
+    """Where objects come from. `changes` goes on for ever and raises nothing for bad input: that is a problem told."""
+
+    @property
+    def name(self) -> str:
+        """What people call it: "manifests in /etc/lrp"."""
+
+    def changes(self) -> AsyncIterator[SourceUpdate]:
+        """Tell everything there is, then every change."""
+        ...

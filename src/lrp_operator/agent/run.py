@@ -1,0 +1,179 @@
+"""An agent's life: put the parts together, go round until a signal, take them apart. What is in the kernel stays.
+
+    lock ─▶ doors ─▶ circle (opens the datapath by itself, and again until it can) ─▶ SIGTERM ─▶ doors, datapath, lock
+
+Only two things end it early: another agent on the same pins or socket, and a bug. Everything else (no bpffs, no rights,
+no manifests) is told, at the doors and in the log, and tried again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lrp_operator import __version__
+from lrp_operator.agent import EXIT_FAILED, EXIT_HELD
+from lrp_operator.agent.config import Loaded
+from lrp_operator.agent.desired import Desired
+from lrp_operator.agent.doors import Doors, SocketInUseError
+from lrp_operator.agent.events import EventHub
+from lrp_operator.agent.links import watch_links
+from lrp_operator.agent.lock import LockHeldError, PinsLock
+from lrp_operator.agent.loop import Circle, Timing
+from lrp_operator.agent.parts import Datapath, Source
+from lrp_operator.agent.pods import Links, PodNames
+from lrp_operator.agent.server import Server
+from lrp_operator.agent.view import Identity, View
+from lrp_operator.agent.worker import Worker
+from lrp_operator.datapath.model import DatapathError, DatapathSettings
+
+log = logging.getLogger(__name__)
+
+LEAVE_SECONDS = 3.0
+"""So long a job that runs in the worker may keep an agent that leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an agent is made of; tests put others in place."""
+
+    node: str
+    loaded: Loaded
+    bpf_root: Path
+    cgroup_root: Path
+    doors: Doors
+    sources: Sequence[Source]
+    make_datapath: Callable[[DatapathSettings], Datapath]
+    open_links: Callable[[], Links | None] = lambda: None
+    timing: Timing = field(default_factory=Timing)
+
+
+class _Pins:
+    """The lock on the pins, taken as soon as there is a directory to lock."""
+
+    def __init__(self, bpf_root: Path, api_socket: Path) -> None:
+        self._bpf_root = bpf_root
+        self._api_socket = api_socket
+        self._lock: PinsLock | None = None
+
+    def hold(self) -> None:
+        """Take the lock if it is not held. Raises LockHeldError, DatapathError."""
+        if self._lock is not None:
+            return
+        try:
+            self._bpf_root.mkdir(exist_ok=True)
+            self._lock = PinsLock.take(self._bpf_root, self._api_socket)
+        except OSError as error:
+            raise DatapathError(
+                f"the pins' directory {self._bpf_root} can't be used ({error.strerror}); it is to be on a BPF file "
+                "system (mount -t bpf bpf /sys/fs/bpf), and the agent needs root's rights"
+            ) from error
+
+    def release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+def run(parts: Parts) -> int:
+    """Live until SIGTERM or SIGINT; the exit code."""
+    agent = Agent(parts)
+    code = asyncio.run(agent.live())
+    if not agent.worker.stop(patience=1.0):
+        log.warning("the kernel keeps the agent's thread; leaving without it, redirects go on")
+        logging.shutdown()
+        os._exit(code)
+    return code
+
+
+class Agent:
+    """The parts, put together."""
+
+    def __init__(self, parts: Parts) -> None:
+        settings = parts.loaded.datapath(parts.bpf_root, parts.cgroup_root)
+        identity = Identity(parts.node, parts.loaded, settings, started=datetime.now(UTC))
+        pods = PodNames(parts.node, parts.open_links)
+        self._parts = parts
+        self._pins = _Pins(parts.bpf_root, parts.doors.api_socket)
+        self.worker = Worker()
+        self._datapath = parts.make_datapath(settings)
+        self._circle = Circle(
+            Desired(parts.node, parts.loaded, pods),
+            self._datapath,
+            self.worker,
+            parts.sources,
+            hold_pins=self._pins.hold,
+            timing=parts.timing,
+        )
+        hub = EventHub(self._datapath, self.worker, pods)
+        self._server = Server(parts.doors, View(identity, self._circle, pods, hub), self._circle, hub)
+
+    async def live(self) -> int:
+        """Begin, go round until a signal, leave; the exit code."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        try:
+            with contextlib.suppress(DatapathError):  # told, and tried again, when the datapath is opened
+                self._pins.hold()
+            self._introduce()
+            await self._server.open()
+            return await self._go_round_until(stop)
+        except (LockHeldError, SocketInUseError) as error:
+            log.error("%s", error)  # noqa: TRY400 - the text says it all
+            return EXIT_HELD
+        finally:
+            await self._leave()
+
+    def _introduce(self) -> None:
+        parts = self._parts
+        mode = parts.loaded.mode
+        log.info("lrp-agent %s (pid %d) on node %s: %s", __version__, os.getpid(), parts.node, mode.name)
+        log.info("pins in %s, cgroups in %s", parts.bpf_root, parts.cgroup_root)
+        for source in parts.sources:
+            log.info("reading %s", source.name)
+        for sentence in (*parts.loaded.warnings, *mode.notes):
+            log.warning("%s", sentence)
+
+    async def _go_round_until(self, stop: asyncio.Event) -> int:
+        """Have everything run until a signal, or until something that must not end does. Raises LockHeldError."""
+        stopping = asyncio.create_task(stop.wait())
+        tasks = [
+            asyncio.create_task(self._circle.run()),
+            asyncio.create_task(self._server.keep_open()),
+            asyncio.create_task(watch_links(self._circle.links_changed)),
+        ]
+        try:
+            await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            return _exit_code(tasks)
+        finally:
+            for task in (stopping, *tasks):
+                task.cancel()
+            await asyncio.gather(stopping, *tasks, return_exceptions=True)
+
+    async def _leave(self) -> None:
+        """Close the doors and let go of the kernel, which goes on redirecting."""
+        await self._server.close()
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self.worker.run(self._datapath.close)
+        except (DatapathError, OSError) as error:  # a TimeoutError is an OSError
+            log.warning("the datapath could not be closed properly: %s", str(error) or "it is busy")
+        self._pins.release()
+
+
+def _exit_code(tasks: Sequence[asyncio.Task[None]]) -> int:
+    """0 after a signal; else tell what ended that must not. Raises LockHeldError if that was why."""
+    ended = next((task for task in tasks if task.done()), None)
+    if ended is None:
+        log.info("leaving; what is in the kernel stays (lrp-agent cleanup removes it)")
+        return 0
+    error = ended.exception()
+    if isinstance(error, BaseExceptionGroup) and (held := error.subgroup(LockHeldError)):
+        raise next(iter(held.exceptions))
+    log.error("the agent has a bug and ends; redirects go on", exc_info=error)
+    return EXIT_FAILED

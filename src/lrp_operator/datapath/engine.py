@@ -1,0 +1,378 @@
+"""The front door of the datapath: what the agent asks for, in the order that keeps redirects whole.
+
+Level-triggered: `update` notes what is wanted, `flush` writes the difference and can be called again after any failure,
+`reconcile` reads the kernel back and repairs what others have broken. What is in the kernel outlives this object.
+
+All calls come from one worker thread: some block for a moment (a grace period is about 60 ms, the loader's child takes
+half a second).
+"""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from lrp_operator.api.addresses import L4Addr
+from lrp_operator.datapath import programs as programs_room
+from lrp_operator.datapath.ending import end_sockets_of
+from lrp_operator.datapath.events import Events
+from lrp_operator.datapath.layout import COUNTERS, FLAG_NAMES, check_map
+from lrp_operator.datapath.model import (
+    DatapathError,
+    DatapathSettings,
+    DatapathStatus,
+    FlushReport,
+    Hits,
+    KernelBackend,
+    KernelFrontend,
+    KernelSkip,
+    RedirectEvent,
+)
+from lrp_operator.datapath.place import PodLocator, check_place, why_not_covered
+from lrp_operator.datapath.programs import Programs
+from lrp_operator.datapath.skips import SkipTable
+from lrp_operator.datapath.tables import Changes, FamilyTable, IdPool, content_of
+from lrp_operator.kernel import bpf, features
+from lrp_operator.kernel.membarrier import wait_for_readers
+from lrp_operator.resolve.model import Delta, FrontendEntry, SkipEntry
+
+# Readers are waited for only when this much of a table is resting; until then there is room elsewhere.
+_RESTING_SHARE = 4
+_READ_ALL_COUNTERS_FROM = 2000
+
+
+class Datapath:
+    """One node's datapath."""
+
+    def __init__(self, settings: DatapathSettings) -> None:
+        self.settings = settings
+        self._entries: dict[L4Addr, FrontendEntry] = {}
+        self._skips: dict[str, SkipEntry] = {}
+        self._opened: _Opened | None = None
+
+    # --- Life
+
+    def open(self) -> None:
+        """Load or adopt what the settings ask for. Raises DatapathError; may be called again then."""
+        self.close()
+        self._opened = _Opened(self.settings)
+        for address, entry in self._entries.items():
+            self._opened.want(address, entry, self._skipped())
+        for pod, skip in self._skips.items():
+            self._opened.skips.want(pod, skip)
+
+    def close(self) -> None:
+        """Let go; the kernel goes on redirecting."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _need(self) -> "_Opened":
+        if self._opened is None:
+            raise DatapathError("the datapath is not open")
+        return self._opened
+
+    # --- What is wanted
+
+    def update(self, delta: Delta) -> None:
+        """Note what resolution changed. Frontends without backends that are not refused are for display: left out."""
+        before = self._skipped()
+        for pod, skip in delta.skips.items():
+            if skip is None:
+                self._skips.pop(pod, None)
+            else:
+                self._skips[pod] = skip
+            if self._opened is not None:
+                self._opened.skips.want(pod, skip)
+        for address, entry in delta.frontends.items():
+            if entry is None or not (entry.backends or entry.refuse):
+                self._entries.pop(address, None)
+            else:
+                self._entries[address] = entry
+        skipped = self._skipped()
+        if self._opened is not None:
+            for address in delta.frontends.keys() | (before ^ skipped):
+                self._opened.want(address, self._entries.get(address), skipped)
+
+    def _skipped(self) -> set[L4Addr]:
+        return {frontend for entry in self._skips.values() for frontend in entry.frontends}
+
+    def relocate(self) -> None:
+        """Pods' links have changed: look the namespaces of exemptions up anew at the next flush."""
+        if self._opened is not None:
+            self._opened.skips.relocate()
+
+    # --- What is done
+
+    def flush(self, *, complete: bool) -> FlushReport:
+        """Write what differs. complete: all inputs have been seen once, so what nobody wants may go.
+
+        Raises DatapathError if it is not open; failures of entries are in the report, and retried next time.
+        """
+        return self._need().flush(prune=complete)
+
+    def reconcile(self) -> FlushReport:
+        """Read the kernel back, repair links and entries. Raises DatapathError where that can't be done."""
+        opened = self._need()
+        repaired = opened.repair()
+        report = opened.flush(prune=opened.complete)
+        return FlushReport(report.written, report.removed, report.sockets_ended, (*repaired, *report.problems))
+
+    # --- What is
+
+    def frontends(self) -> list[KernelFrontend]:
+        """Every frontend as the maps hold it, read from the kernel. Raises DatapathError."""
+        return self._need().kernel_frontends()
+
+    def skips(self) -> list[KernelSkip]:
+        """Every exemption as the maps hold it, read from the kernel. Raises DatapathError."""
+        try:
+            return self._need().skips.kernel_view()
+        except OSError as error:
+            raise DatapathError(f"the skip maps can't be read: {error}") from error
+
+    def hits(self) -> dict[L4Addr, Hits]:
+        """Counters of every programmed frontend. Raises DatapathError."""
+        return self._need().hits()
+
+    def status(self) -> DatapathStatus:
+        """How things stand; also when it is not open."""
+        if self._opened is None:
+            return DatapathStatus(in_force=False, message="the datapath is not open")
+        return self._opened.status()
+
+    # --- Events
+
+    def watch_events(self, on: bool) -> None:
+        """Turn the kernel's event ring on or off. Raises DatapathError if it is not open."""
+        self._need().events.watch(on=on)
+
+    def read_events(self) -> list[RedirectEvent]:
+        """Return the events that wait. Raises DatapathError if it is not open."""
+        return self._need().events.read()
+
+    def events_fd(self) -> int:
+        """Return a descriptor that is readable when events wait. Raises DatapathError if it is not open."""
+        return self._need().events.fileno()
+
+
+class _Opened:
+    """An open datapath: maps, programs, tables. The constructor raises DatapathError."""
+
+    def __init__(self, settings: DatapathSettings) -> None:
+        self._settings = settings
+        place = check_place(settings)
+        try:
+            self._features = features.probe()
+        except PermissionError as error:
+            raise DatapathError(
+                "no right to load eBPF programs: run as root, or with CAP_BPF and CAP_NET_ADMIN"
+            ) from error
+        self._locator = PodLocator(place)
+        self._programs = Programs(programs_room.plan(settings, self._features, place.host_cookie), settings.cgroup_root)
+        self._programs.load()
+        self._maps: dict[str, bpf.Map] = {}
+        self.complete = False
+        self._problems: tuple[str, ...] = ()
+        try:
+            self._open_maps()
+            self._read_back()
+            # Programs of other tables go on serving until ours are filled: see flush.
+            self._attach_when_filled = bool(self._programs.attached()) and not self._programs_current()
+            if not self._attach_when_filled:
+                self._attach()
+        except OSError as error:
+            raise DatapathError(f"what is pinned below {settings.bpf_root} can't be used: {error}") from error
+
+    def _open_maps(self) -> None:
+        wanted = self._programs.wanted
+        for path in [*wanted.tables.iterdir(), *wanted.sockets.iterdir()]:
+            if not path.is_dir():
+                self._maps[path.name] = bpf.Map.open(path)
+        for name, opened in self._maps.items():
+            if name != "events":
+                check_map(name, opened)
+        self._ids = IdPool(self._settings.max_frontends, self._clear_counters)
+        families = [(4, "4")] * self._settings.ipv4 + [(16, "6")] * self._settings.ipv6
+        self._tables = {
+            ip_bytes: FamilyTable(
+                ip_bytes,
+                self._maps[f"frontends{digit}"],
+                self._maps[f"backends{digit}"],
+                self._settings.max_backends,
+                self._ids,
+            )
+            for ip_bytes, digit in families
+        }
+        self.skips = SkipTable({n: self._maps[f"skip{digit}"] for n, digit in families}, self._locator.cookie)
+        self.events = Events(self._maps["events"], self._maps["control"])
+
+    def _clear_counters(self, number: int) -> None:
+        counters = self._maps["counters"]
+        counters.update(struct.pack("=I", number), bytes(len(counters.lookup(bytes(4)) or b"")))
+
+    def _read_back(self) -> int:
+        """Fill the mirrors from the kernel; return how many frontends differed from what was remembered."""
+        drifted = sum(table.load() for table in self._tables.values())
+        self._ids.rebuild(p.id for table in self._tables.values() for p in table.programmed.values())
+        self.skips.load()
+        wait_for_readers()  # before slots are written that may just have been freed by someone else
+        return drifted
+
+    def _programs_current(self) -> bool:
+        """Whether what is attached uses our tables (our own programs, or an older build on the same tables)."""
+        ids = set(self._programs.attached().values())
+        pins = [path for path in self._programs.wanted.tables.glob("programs-*/*") if path.is_file()]
+        known: set[int] = set()
+        for path in pins:
+            with bpf.open_pin(path) as program:
+                known.add(bpf.prog_info(program).id)
+        return ids <= known
+
+    def _attach(self) -> list[str]:
+        done = self._programs.attach()
+        self._programs.remove_old()
+        self._attach_when_filled = False
+        return done
+
+    def close(self) -> None:
+        self.events.close()
+        self._locator.close()
+        self._programs.close()
+        for opened in self._maps.values():
+            opened.close()
+
+    # --- Writing
+
+    def want(self, address: L4Addr, entry: FrontendEntry | None, skipped: set[L4Addr]) -> None:
+        table = self._tables.get(len(address.ip))
+        if table is None:
+            return  # that family is switched off
+        table.want(address, None if entry is None else content_of(entry, skipped=address in skipped))
+
+    def flush(self, *, prune: bool) -> FlushReport:
+        self.complete = self.complete or prune
+        problems = self.skips.add_missing()
+        changes = [table.flush(prune=self.complete) for table in self._tables.values()]
+        if any(change.problems for change in changes) and self._rest():
+            changes += [table.flush(prune=self.complete) for table in self._tables.values()]
+            for change in changes[: len(self._tables)]:
+                change.problems.clear()  # tried again: what is left is said by the second flush
+        problems += [problem for change in changes for problem in change.problems]
+        if self.complete:
+            problems += self.skips.remove_surplus()
+            if self._attach_when_filled:
+                self._attach()
+        ended, why_not = self._end_sockets(changes)
+        self._problems = (*problems, *why_not)
+        if any(table.slots.quarantined * _RESTING_SHARE > table.slots.size for table in self._tables.values()):
+            self._rest()
+        written, removed = sum(change.written for change in changes), sum(change.removed for change in changes)
+        return FlushReport(written, removed, ended, self._problems)
+
+    def _rest(self) -> bool:
+        """Wait for readers, so that what was freed may be used again. False: nothing was waiting for that."""
+        if not (self._ids.resting or any(table.slots.quarantined for table in self._tables.values())):
+            return False
+        wait_for_readers()
+        for table in self._tables.values():
+            table.settle()
+        self._ids.release()
+        return True
+
+    def _end_sockets(self, changes: list[Changes]) -> tuple[int, list[str]]:
+        removed = {backend for change in changes for _, backend in change.removed_backends}
+        if removed:
+            tables = self._tables.values()
+            removed -= {b for table in tables for p in table.programmed.values() for b in p.content.backends}
+        return end_sockets_of(removed, tcp=self._settings.terminate_tcp) if removed else (0, [])
+
+    def repair(self) -> list[str]:
+        """Put links and mirrors right; return what was found wrong, as sentences. Raises DatapathError."""
+        found: list[str] = []
+        try:
+            if not self._attach_when_filled:
+                found += [f"repaired: {what}" for what in self._attach()]
+            drifted = self._read_back()
+        except OSError as error:
+            raise DatapathError(f"the kernel can't be read back: {error}") from error
+        if drifted:
+            found.append(f"repaired: {drifted} frontends had been changed by someone else")
+        return found
+
+    # --- Reading
+
+    def kernel_frontends(self) -> list[KernelFrontend]:
+        try:
+            for table in self._tables.values():
+                table.load()
+        except OSError as error:
+            raise DatapathError(f"the frontends maps can't be read: {error}") from error
+        found = [item for table in self._tables.values() for item in table.programmed.items()]
+        return [
+            KernelFrontend(
+                id=p.id,
+                frontend=address,
+                backends=tuple(KernelBackend(p.first + i, backend) for i, backend in enumerate(p.content.backends)),
+                flags=tuple(name for flag, name in FLAG_NAMES.items() if p.content.flags & flag),
+                generation=p.generation,
+            )
+            for address, p in sorted(found, key=lambda item: item[0].sort_key)
+        ]
+
+    def hits(self) -> dict[L4Addr, Hits]:
+        counters = self._maps["counters"]
+        ids = {address: p.id for table in self._tables.values() for address, p in table.programmed.items()}
+        lookup: Callable[[bytes], bytes | None] = counters.lookup
+        try:
+            if len(ids) > _READ_ALL_COUNTERS_FROM:
+                lookup = dict(counters.items()).get
+            raw = {address: lookup(struct.pack("=I", number)) or b"" for address, number in ids.items()}
+        except OSError as error:
+            raise DatapathError(f"the counters can't be read: {error}") from error
+        return {
+            address: _sum([COUNTERS.unpack(cpu) for cpu in counters.per_cpu(value)]) for address, value in raw.items()
+        }
+
+    def status(self) -> DatapathStatus:
+        message = self._why_not_in_force()
+        return DatapathStatus(
+            in_force=not message,
+            message=message,
+            programs=self._programs.attached(),
+            features=programs_room.describe(self._features),
+            problems=self._problems,
+            slots_used={_family(n): table.slots.used for n, table in self._tables.items()},
+            slots_max={_family(n): table.slots.size for n, table in self._tables.items()},
+        )
+
+    def _why_not_in_force(self) -> str:
+        hooks = self._programs.wanted.hooks
+        missing = sorted({hook.name.lower() for hook in hooks} - self._programs.attached().keys())
+        if missing:
+            return f"nothing of ours is attached to {', '.join(missing)}"
+        if self._attach_when_filled:
+            return "programs of an earlier start are in force until the first complete list of objects has been seen"
+        try:
+            uncovered = self._programs.missing_in(self._settings.cgroup_root)
+        except OSError as error:
+            return f"the cgroup {self._settings.cgroup_root} can't be asked what is attached: {error}"
+        if uncovered:
+            return f"our programs are not effective on {', '.join(uncovered)}"
+        return why_not_covered(self._settings.cgroup_root)
+
+
+def _family(ip_bytes: int) -> str:
+    return "ipv4" if ip_bytes == 4 else "ipv6"
+
+
+def _sum(rows: list[tuple[int, ...]]) -> Hits:
+    return Hits(*(sum(column) for column in zip(*rows, strict=True))) if rows else Hits()
+
+
+def cleanup(bpf_root: Path, cgroup_root: Path) -> list[str]:
+    """Remove every trace of this node's datapath; return what was removed. Raises DatapathError."""
+    del cgroup_root  # links know their cgroup; everything else is below the bpf root
+    try:
+        return programs_room.cleanup(bpf_root)
+    except OSError as error:
+        raise DatapathError(f"not everything below {bpf_root} could be removed: {error}") from error

@@ -1,0 +1,350 @@
+"""The frontends and backends maps of one address family: what they hold, what they should hold, and the way there.
+
+A change never shows half of itself to a packet: the new run of slots is written where nobody looks, then the frontend's
+value is flipped to it in one store, then the old run is freed; it rests in quarantine until every program that may have
+read the old value has ended (`slots`). Ids of counters rest likewise and start from zero when they are used again.
+
+`FamilyTable` mirrors the maps, so a flush costs what changed. `load` fills the mirror from the kernel: at start (the
+maps outlive the agent), and whenever someone else may have written there; what differs from the wish is then dirty.
+"""
+
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol as Interface
+
+from lrp_operator.api.addresses import L4Addr
+from lrp_operator.datapath.layout import (
+    FLAG_AFFINITY,
+    FLAG_LOCAL_REDIRECT,
+    FLAG_REFUSE,
+    FLAG_SKIP,
+    RUN,
+    SLOT,
+    frontend_key,
+    parse_frontend,
+)
+from lrp_operator.datapath.slots import SlotAllocator, SlotsExhausted
+from lrp_operator.resolve.model import FrontendEntry, FrontendType
+
+_MAX_BACKENDS_PER_FRONTEND = 65535  # struct run's count is 16 bits wide
+_GENERATIONS = 1 << 32
+
+
+class MapLike(Interface):
+    """What a table needs of a map: the real one, or a faulty one in tests. All may raise OSError."""
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """Return a value or None."""
+
+    def update(self, key: bytes, value: bytes) -> None:
+        """Set a value."""
+
+    def update_many(self, items: list[tuple[bytes, bytes]]) -> None:
+        """Set many values; on an error an unknown number are set."""
+
+    def delete(self, key: bytes) -> bool:
+        """Delete a key, if it is there."""
+
+    def items(self) -> Iterable[tuple[bytes, bytes]]:
+        """Return all entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a frontend's value and slots say, apart from where they stand."""
+
+    backends: tuple[L4Addr, ...]
+    flags: int
+    affinity_seconds: int
+
+    @property
+    def slot_count(self) -> int:
+        """Slots of its run; a refused frontend has one, which carries its key and counters' id."""
+        return max(1, len(self.backends))
+
+
+@dataclass(frozen=True, slots=True)
+class Programmed:
+    """A frontend as it stands in the maps."""
+
+    content: Content
+    first: int
+    id: int
+    generation: int
+
+
+class IdPool:
+    """Counter ids, shared by both families. Id 0 is nobody's."""
+
+    def __init__(self, size: int, clear: Callable[[int], None]) -> None:
+        self._clear = clear
+        self._size = size
+        self._free: list[int] = []
+        self._quarantine: list[int] = []
+        self.rebuild(())
+
+    def rebuild(self, used: Iterable[int]) -> None:
+        """Start anew from the ids in use."""
+        taken = set(used)
+        self._free = [number for number in range(self._size - 1, 0, -1) if number not in taken]
+        self._quarantine = []
+
+    def take(self) -> int:
+        """Return a fresh id, its counters at zero. Raises SlotsExhausted; OSError if they can't be cleared."""
+        if not self._free:
+            raise SlotsExhausted("all frontend ids are in use: raise the maximum of frontends")
+        self._clear(self._free[-1])
+        return self._free.pop()
+
+    @property
+    def resting(self) -> int:
+        """Ids waiting for readers to leave."""
+        return len(self._quarantine)
+
+    def free(self, number: int) -> None:
+        """Give an id back; it stays in quarantine until `release`."""
+        self._quarantine.append(number)
+
+    def release(self) -> None:
+        """All readers have left."""
+        self._free += self._quarantine
+        self._quarantine = []
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one flush did. removed_backends: (frontend, backend) pairs that no longer stand in the maps."""
+
+    written: int = 0
+    removed: int = 0
+    problems: list[str] = field(default_factory=list)
+    removed_backends: set[tuple[L4Addr, L4Addr]] = field(default_factory=set)
+
+
+def content_of(entry: FrontendEntry, *, skipped: bool) -> Content:
+    """Translate a resolved entry. skipped: some namespace is exempt from it."""
+    flags = FLAG_LOCAL_REDIRECT if entry.type is FrontendType.LOCAL_REDIRECT else 0
+    flags |= FLAG_SKIP if skipped else 0
+    flags |= FLAG_REFUSE if not entry.backends else 0
+    flags |= FLAG_AFFINITY if entry.affinity_seconds else 0
+    return Content(entry.backends, flags, entry.affinity_seconds)
+
+
+class FamilyTable:
+    """One family's two maps. Not thread-safe; no method but the constructor raises OSError, `load` apart."""
+
+    def __init__(self, ip_bytes: int, frontends: MapLike, backends: MapLike, size: int, ids: IdPool) -> None:
+        self._slot = SLOT[ip_bytes]
+        self._frontends = frontends
+        self._backends = backends
+        self._size = size
+        self._ids = ids
+        self._wanted: dict[L4Addr, Content] = {}
+        self._foreign: set[bytes] = set()  # keys of entries that make no sense: removed when pruning
+        self._dirty: set[L4Addr] = set()
+        self._generation = 0
+        self.programmed: dict[L4Addr, Programmed] = {}
+        self.slots = SlotAllocator(size)
+
+    # --- What should be
+
+    def want(self, address: L4Addr, content: Content | None) -> None:
+        """Record what a frontend should be; None: it should not be."""
+        if content is None:
+            self._wanted.pop(address, None)
+        else:
+            self._wanted[address] = content
+        self._dirty.add(address)
+
+    # --- What is
+
+    def load(self) -> int:
+        """Read the maps into the mirror; return how many frontends were not as remembered. Raises OSError.
+
+        The caller must let readers leave (membarrier) before the next flush: slots that look free may just have been.
+        """
+        found: dict[L4Addr, Programmed] = {}
+        foreign: set[bytes] = set()
+        for key, value in self._frontends.items():
+            self._load_one(key, value, found, foreign)
+        drifted = {
+            address
+            for address in found.keys() | self.programmed.keys()
+            if found.get(address) != self.programmed.get(address)
+        }
+        self.programmed, self._foreign = found, foreign
+        self.slots = SlotAllocator(self._size, [(p.first, p.content.slot_count) for p in found.values()])
+        self._generation = max([self._generation, *(p.generation for p in found.values())])
+        self._dirty |= self._wanted.keys()
+        return len(drifted)
+
+    def _load_one(self, key: bytes, value: bytes, found: dict[L4Addr, Programmed], foreign: set[bytes]) -> None:
+        try:
+            address = parse_frontend(key)
+        except ValueError:  # a protocol that we never write
+            foreign.add(key)
+            return
+        first, count, flags = RUN.unpack(value)
+        run = [self._backends.lookup(struct.pack("=I", first + i)) for i in range(count)]
+        slots = [self._slot.unpack(raw) for raw in run if raw is not None]
+        whole = len(slots) == count > 0 and all(
+            slot[:3] == (address.ip, address.port.to_bytes(2, "big"), address.protocol) for slot in slots
+        )
+        if not whole:
+            foreign.add(key)
+            return
+        backends = tuple(L4Addr(slot[3], int.from_bytes(slot[4], "big"), address.protocol) for slot in slots)
+        content = Content(() if flags & FLAG_REFUSE else backends, flags, slots[0][7])
+        found[address] = Programmed(content, first, slots[0][5], slots[0][6])
+
+    # --- The way there
+
+    def flush(self, *, prune: bool) -> Changes:
+        """Write what differs. What fails stays dirty and is named in `problems`. prune: remove what nobody wants."""
+        changes = Changes()
+        if prune:
+            self._dirty |= self.programmed.keys() - self._wanted.keys()
+            self._prune_foreign(changes)
+        writes: list[tuple[L4Addr, Programmed]] = []
+        for address in sorted(self._dirty, key=lambda a: a.sort_key):
+            content = self._wanted.get(address)
+            now = self.programmed.get(address)
+            if content is None:
+                self._remove(address, now, changes)
+            elif now is not None and now.content == content:
+                self._dirty.discard(address)
+            else:
+                self._prepare(address, content, now, writes, changes)
+        self._write(writes, changes)
+        return changes
+
+    def settle(self) -> None:
+        """All readers have left: freed slots may be written again."""
+        self.slots.release()
+
+    def _remove(self, address: L4Addr, now: Programmed | None, changes: Changes) -> None:
+        if now is not None:
+            try:
+                self._frontends.delete(frontend_key(address))
+            except OSError as error:
+                changes.problems.append(f"{address}: not removed: {error}")
+                return
+            del self.programmed[address]
+            self._retire(now)
+            changes.removed += 1
+            changes.removed_backends |= {(address, backend) for backend in now.content.backends}
+        self._dirty.discard(address)
+
+    def _prepare(
+        self,
+        address: L4Addr,
+        content: Content,
+        now: Programmed | None,
+        writes: list[tuple[L4Addr, Programmed]],
+        changes: Changes,
+    ) -> None:
+        if len(content.backends) > _MAX_BACKENDS_PER_FRONTEND:
+            changes.problems.append(
+                f"{address}: {len(content.backends)} backends, at most {_MAX_BACKENDS_PER_FRONTEND}"
+            )
+            return
+        try:
+            first = self.slots.allocate(content.slot_count)
+        except SlotsExhausted as error:
+            changes.problems.append(f"{address}: {error}; raise the maximum of backends")
+            return
+        try:
+            number = now.id if now is not None else self._ids.take()
+        except (SlotsExhausted, OSError) as error:
+            self.slots.free(first, content.slot_count)
+            changes.problems.append(f"{address}: {error}")
+            return
+        self._generation = self._generation % (_GENERATIONS - 1) + 1
+        writes.append((address, Programmed(content, first, number, self._generation)))
+
+    def _write(self, writes: list[tuple[L4Addr, Programmed]], changes: Changes) -> None:
+        slots = [item for address, new in writes for item in self._slot_items(address, new)]
+        values = [(frontend_key(a), RUN.pack(p.first, p.content.slot_count, p.content.flags)) for a, p in writes]
+        try:
+            self._backends.update_many(slots)
+            self._frontends.update_many(values)
+        except OSError:
+            self._write_one_by_one(writes, changes)
+            return
+        for address, new in writes:
+            self._written(address, new, changes)
+
+    def _write_one_by_one(self, writes: list[tuple[L4Addr, Programmed]], changes: Changes) -> None:
+        """Find out which entries are refused. Writing one twice does no harm."""
+        for address, new in writes:
+            try:
+                for key, value in self._slot_items(address, new):
+                    self._backends.update(key, value)
+                self._frontends.update(
+                    frontend_key(address), RUN.pack(new.first, new.content.slot_count, new.content.flags)
+                )
+            except OSError as error:
+                changes.problems.append(f"{address}: not written: {error}")
+                self._undo(address, new)
+            else:
+                self._written(address, new, changes)
+
+    def _undo(self, address: L4Addr, new: Programmed) -> None:
+        """Free what a failed write took, unless the frontend's value may have been flipped to it after all."""
+        old = self.programmed.get(address)
+        try:
+            value = self._frontends.lookup(frontend_key(address))
+        except OSError:
+            value = b""
+        standing = RUN.pack(old.first, old.content.slot_count, old.content.flags) if old is not None else None
+        if value == standing:
+            self._retire(new, keep_id=old is not None)
+        elif value == RUN.pack(new.first, new.content.slot_count, new.content.flags):
+            self._written(address, new, Changes())
+        # Else nobody knows what stands there: the slots stay taken until the next `load` finds out.
+
+    def _written(self, address: L4Addr, new: Programmed, changes: Changes) -> None:
+        old = self.programmed.get(address)
+        self.programmed[address] = new
+        self._foreign.discard(frontend_key(address))
+        self._dirty.discard(address)
+        changes.written += 1
+        if old is not None:
+            self._retire(old, keep_id=True)
+            gone = set(old.content.backends) - set(new.content.backends)
+            changes.removed_backends |= {(address, backend) for backend in gone}
+
+    def _retire(self, old: Programmed, *, keep_id: bool = False) -> None:
+        self.slots.free(old.first, old.content.slot_count)
+        if not keep_id:
+            self._ids.free(old.id)
+
+    def _prune_foreign(self, changes: Changes) -> None:
+        for key in list(self._foreign):
+            try:
+                self._frontends.delete(key)
+            except OSError as error:
+                changes.problems.append(f"unreadable entry {key.hex()}: not removed: {error}")
+            else:
+                self._foreign.discard(key)
+
+    def _slot_items(self, address: L4Addr, new: Programmed) -> list[tuple[bytes, bytes]]:
+        nobody = (L4Addr(bytes(len(address.ip)), 0, address.protocol),)
+        port = address.port.to_bytes(2, "big")
+        return [
+            (
+                struct.pack("=I", new.first + i),
+                self._slot.pack(
+                    address.ip,
+                    port,
+                    address.protocol,
+                    backend.ip,
+                    backend.port.to_bytes(2, "big"),
+                    new.id,
+                    new.generation,
+                    new.content.affinity_seconds,
+                ),
+            )
+            for i, backend in enumerate(new.content.backends or nobody)
+        ]

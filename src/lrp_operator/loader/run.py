@@ -1,0 +1,42 @@
+"""The parent's side: start the child, wait, turn its answer into a Manifest or one readable error."""
+
+import subprocess
+import sys
+
+import msgspec
+
+from lrp_operator.loader.messages import Failure, Manifest, Request
+
+_TIMEOUT_SECONDS = 60  # the child takes half a second; a throttled one much longer
+_LOG_LINES = 15
+
+
+class LoaderError(Exception):
+    """The child could not build what was asked. The text has the step, the program and the end of the log."""
+
+    def __init__(self, failure: Failure, log: str) -> None:
+        self.failure = failure
+        self.log_tail = "\n".join(log.strip().splitlines()[-_LOG_LINES:])
+        where = f" of {failure.program}" if failure.program else ""
+        text = f"eBPF {failure.step}{where} failed: {failure.message}"
+        super().__init__(f"{text}\n{self.log_tail}" if self.log_tail else text)
+
+
+def build(request: Request) -> Manifest:
+    """Have a child build what the request says. Raises LoaderError."""
+    command = [sys.executable, "-m", "lrp_operator.loader"]
+    try:
+        child = subprocess.run(
+            command, input=msgspec.json.encode(request), capture_output=True, timeout=_TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        log = (error.stderr or b"").decode(errors="replace")
+        raise LoaderError(Failure("compile", f"no answer within {_TIMEOUT_SECONDS} seconds"), log) from error
+    log = child.stderr.decode(errors="replace")
+    try:
+        if child.returncode == 0:
+            return msgspec.json.decode(child.stdout, type=Manifest)
+        failure = msgspec.json.decode(child.stdout, type=Failure)
+    except msgspec.DecodeError:
+        failure = Failure("child", f"it ended with code {child.returncode} and no answer")
+    raise LoaderError(failure, log)

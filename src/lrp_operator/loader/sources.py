@@ -1,0 +1,24 @@
+"""Where the eBPF sources are, and what they hash to."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+@cache
+def bpf_directory() -> Path:
+    """Return the folder of the C sources: inside the installed package, or at the top of a checkout."""
+    installed = _PACKAGE / "bpf"
+    return installed if installed.is_dir() else _PACKAGE.parent.parent / "bpf"
+
+
+def digest(patterns: list[str], *more: str) -> str:
+    """Hash the sources that match, and further texts, into 12 hex digits: the name of what is built from them."""
+    hasher = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in bpf_directory().glob(pattern)}):
+        hasher.update(path.name.encode() + b"\0" + path.read_bytes())
+    for text in more:
+        hasher.update(b"\0" + text.encode())
+    return hasher.hexdigest()[:12]
