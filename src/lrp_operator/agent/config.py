@@ -322,7 +322,7 @@ TABLE = """What goes:
   false                 false             false                       pods at TC level, kube-proxy stays"""
 
 _NO_TC = (
-    "socketLB.host_namespace_only: only sockets of the node's own namespace are redirected today; "
+    "socketLB.hostNamespaceOnly: only sockets of the node's own namespace are redirected today; "
     "pods follow when the TC level comes"
 )
 _NOT_REPLACED = (
@@ -365,7 +365,7 @@ _CONTRADICTIONS: tuple[tuple[Callable[[Settings], bool], str], ...] = (
     ),
     (
         lambda s: s.socket_lb.host_namespace_only and not _socket_level(s),
-        f"socketLB.host_namespace_only: true needs the socket level: add socketLB.enabled: true\n{TABLE}",
+        f"socketLB.hostNamespaceOnly: true needs the socket level: add socketLB.enabled: true\n{TABLE}",
     ),
     (
         lambda s: not s.ipv4 and not s.ipv6,

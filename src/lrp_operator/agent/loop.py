@@ -77,6 +77,7 @@ class SourceProgress:
 
     name: str
     complete: bool = False
+    whole: bool = False  # at least once, nothing was unreadable
     problems: tuple[str, ...] = ()
     keys: set[ObjectKey] = field(default_factory=set)
 
@@ -168,6 +169,7 @@ class Circle:
             self._pending[key] = obj
         progress.problems = update.problems
         progress.complete = progress.complete or update.complete
+        progress.whole = progress.whole or (update.complete and update.whole)
         self._told.tell(progress.name, some(update.problems), cured=f"{progress.name}: everything can be read")
 
     async def _go_round(self) -> None:
@@ -191,6 +193,7 @@ class Circle:
         return Request(
             changes=changes,
             complete=self.complete,
+            prune=self.complete and all(source.whole for source in self.sources),
             may_open=self._backoff.due is None or now >= self._backoff.due,
             relocate=relocate,
             reconcile=reconcile,

@@ -70,7 +70,9 @@ class Datapath(Protocol):
 class SourceUpdate:
     """What a source has to tell: objects that came or changed, objects that went, and how the source itself is.
 
-    complete: everything there is has been told at least once (only then may leftovers of earlier agents be pruned).
+    complete: everything that can be read has been told at least once.
+    whole: and nothing was unreadable. Only then may leftovers of an earlier agent be pruned: they may belong to what
+        can't be read now.
     problems: sentences about what could not be read; they replace those of the source's previous update.
     """
 
@@ -78,6 +80,7 @@ class SourceUpdate:
     deletes: tuple[ObjectKey, ...] = ()
     problems: tuple[str, ...] = ()
     complete: bool = True
+    whole: bool = True
 
 
 class Source(Protocol):

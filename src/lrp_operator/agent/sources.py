@@ -28,6 +28,7 @@ class ManifestSource:
                     deletes=changes.deletes,
                     problems=tuple(map(str, snapshot.problems)),
                     complete=self._is_complete(snapshot),
+                    whole=not snapshot.problems,
                 )
 
     def _is_complete(self, snapshot: Snapshot) -> bool:

@@ -19,11 +19,13 @@ NOTHING_WRITTEN = FlushReport()
 class Request:
     """What a pass is to do.
 
-    complete: every source has told all that it has, so leftovers may be pruned. may_open: trying to open is due.
+    complete: every source has told all that it has. prune: and nothing was unreadable, so leftovers of an earlier
+    agent may go. may_open: trying to open is due.
     """
 
     changes: Changes = field(default_factory=dict)
     complete: bool = False
+    prune: bool = False
     may_open: bool = True
     relocate: bool = False
     reconcile: bool = False
@@ -99,7 +101,7 @@ class Syncer:
         """Write what differs, and see that the kernel has kept the rest."""
         if request.relocate:
             self._datapath.relocate()
-        report = self._datapath.flush(complete=request.complete)
+        report = self._datapath.flush(complete=request.prune)
         if not request.reconcile:
             return report
         repaired = self._datapath.reconcile()

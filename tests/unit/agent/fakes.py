@@ -214,7 +214,8 @@ class GivenSource:
             self._updates.put_nowait(update)
 
     def give(self, *objects: ClusterObject, complete: bool = True, problems: tuple[str, ...] = ()) -> None:
-        self._updates.put_nowait(SourceUpdate(upserts=objects, complete=complete, problems=problems))
+        update = SourceUpdate(upserts=objects, complete=complete, problems=problems, whole=not problems)
+        self._updates.put_nowait(update)
 
     def take(self, *objects: ClusterObject) -> None:
         self._updates.put_nowait(SourceUpdate(deletes=tuple((type(o), o.metadata.key) for o in objects)))

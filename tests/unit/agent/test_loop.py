@@ -122,6 +122,18 @@ async def test_what_an_earlier_agent_left_is_pruned_once_complete() -> None:
         await eventually(lambda: datapath.table() == DNS)
 
 
+async def test_what_may_belong_to_an_unreadable_file_is_not_pruned() -> None:
+    datapath, source = FakeDatapath(), GivenSource()
+    source.give(service(), policy(), pod(), problems=("b.yaml: it is no YAML",))
+    left = frontend("169.254.169.254:80/TCP")
+    datapath.kernel[left] = KernelFrontend(99, left, (), ("local-redirect",), 1)
+    async with going(datapath, source):
+        await eventually(lambda: set(datapath.table()) == {*DNS, str(left)})
+        assert "flush complete" not in datapath.calls
+        source.give()
+        await eventually(lambda: datapath.table() == DNS)
+
+
 async def test_opening_is_tried_again_and_told_meanwhile() -> None:
     datapath, source = FakeDatapath(), dns_source()
     datapath.open_errors = ["cgroup v2 is not mounted"] * 5

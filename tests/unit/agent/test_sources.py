@@ -41,4 +41,5 @@ async def test_what_came_what_went_and_what_can_not_be_read(tmp_path: Path) -> N
     fourth = await told()
     assert (fourth.complete, fourth.deletes) == (True, ())
     assert "b.yaml" in fourth.problems[0]
+    assert (third.whole, fourth.whole) == (True, False)
     await changes.aclose()  # type: ignore[attr-defined]
