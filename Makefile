@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # What the project needs from the distribution; BCC comes only from there.
-APT := python3-venv python3-bpfcc iproute2 nftables iptables bind9-dnsutils dnsmasq-base clang-format
+APT := python3-venv python3-bpfcc iproute2 nftables iptables bind9-dnsutils dnsmasq-base curl clang-format
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
@@ -25,6 +25,9 @@ $(READY): requirements-dev.lock pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
+demo: setup ## Show redirects of real connections on this machine, in network namespaces (root; removes itself)
+	$(BIN)/python -m demo
+
 test: setup ## Run every test (root: real eBPF in network namespaces of its own)
 	$(BIN)/pytest
 
@@ -42,6 +45,9 @@ format: setup ## Rewrite sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	clang-format -i bpf/*.c bpf/*.h
+
+generate: setup ## Write deploy/crds anew from the models in api/
+	$(BIN)/python -m lrp_operator.api.schema
 
 lock: ## Pin the dependencies anew (after a change in pyproject.toml)
 	$(BIN)/uv pip compile -q pyproject.toml --group dev --generate-hashes --no-emit-index-url --universal \
