@@ -16,6 +16,8 @@
 #define LRP_PASTE(name, family) LRP_PASTE_(name, family)
 #define F(name) LRP_PASTE(name, FAMILY)
 
+#define AF_INET6 10
+
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define IPPROTO_MPTCP 262
@@ -46,7 +48,7 @@ static void *(*lrp_sk_storage_get)(void *map, void *sk, void *value, u64 flags) 
 #define WRITE_CONTEXT(ctx, field, value)                                                                               \
 	asm volatile("*(u32 *)(%0 + %1) = %2"                                                                          \
 		     :                                                                                                 \
-		     : "r"(ctx), "i"(__builtin_offsetof(struct bpf_sock_addr, field)), "r"((u32)(value))               \
+		     : "r"(ctx), "i"(__builtin_offsetof(struct bpf_sock_addr, field)), "r"((u64)(value))               \
 		     : "memory")
 
 INLINE bool same_ip4(const __be32 *a, const __be32 *b)

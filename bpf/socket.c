@@ -168,6 +168,18 @@ INLINE int inward6(struct bpf_sock_addr *ctx)
 }
 
 #if LRP_IPV4
+/*
+ * A send without an address on an IPv6 socket that is connected to a mapped address passes the sendmsg4 hook as if it
+ * had named that address. connect has decided where it goes; what comes back from elsewhere would not be accepted.
+ */
+INLINE bool is_connected_there(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	return sk && sk->family == AF_INET6 && sk->state == BPF_TCP_ESTABLISHED && sk->dst_ip4 == ctx->user_ip4 &&
+	       sk->dst_port == (__be16)ctx->user_port;
+}
+
 int lrp_connect4(struct bpf_sock_addr *ctx)
 {
 	return outward4(ctx, HOOK_CONNECT);
@@ -175,6 +187,8 @@ int lrp_connect4(struct bpf_sock_addr *ctx)
 
 int lrp_sendmsg4(struct bpf_sock_addr *ctx)
 {
+	if (is_connected_there(ctx))
+		return PROCEED;
 	return outward4(ctx, HOOK_SENDMSG);
 }
 

@@ -127,7 +127,8 @@ INLINE bool F(remember)(struct bpf_sock_addr *ctx, struct F(few_peers) * few, st
 		peer = F(new_peer)(ctx, few);
 	if (!peer)
 		return false;
-	if (!peer->replies || !F(is_backend)(peer, slot->ip, slot->port)) {
+	/* An entry that is used again (a TCP socket's, or the oldest of many) may be another frontend's. */
+	if (!peer->replies || !F(is_backend)(peer, slot->ip, slot->port) || !F(is_frontend)(peer, &slot->frontend)) {
 		F(release_replies)(ctx, few, slot->ip, slot->port);
 		F(copy_ip)(peer->frontend_ip, slot->frontend.ip);
 		peer->frontend_port = slot->frontend.port;

@@ -226,6 +226,8 @@ class Circle:
         if outcome.status:
             self._told.tell("force", outcome.status.message, cured="redirects are in force again")
         report = outcome.report
+        for repair in report.repaired:
+            log.warning("repaired in the kernel: %s", repair)
         if report.written or report.removed or report.sockets_ended:
             log.info(
                 "frontends written: %d, removed: %d; sockets ended: %d (%.0f ms)",

@@ -110,4 +110,5 @@ class Syncer:
             removed=report.removed + repaired.removed,
             sockets_ended=report.sockets_ended + repaired.sockets_ended,
             problems=tuple(dict.fromkeys([*report.problems, *repaired.problems])),
+            repaired=repaired.repaired,
         )

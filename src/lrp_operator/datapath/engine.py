@@ -9,6 +9,7 @@ half a second).
 
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from lrp_operator.api.addresses import L4Addr
@@ -115,7 +116,7 @@ class Datapath:
         opened = self._need()
         repaired = opened.repair()
         report = opened.flush(prune=opened.complete)
-        return FlushReport(report.written, report.removed, report.sockets_ended, (*repaired, *report.problems))
+        return FlushReport(report.written, report.removed, report.sockets_ended, report.problems, tuple(repaired))
 
     # --- What is
 
@@ -169,25 +170,34 @@ class _Opened:
             ) from error
         self._locator = PodLocator(place)
         self._programs = Programs(programs_room.plan(settings, self._features, place.host_cookie), settings.cgroup_root)
-        self._programs.load()
+        self._resources = ExitStack()
+        self._resources.callback(self._locator.close)
+        self._resources.callback(self._programs.close)
         self._maps: dict[str, bpf.Map] = {}
+        self._pins: dict[str, Path] = {}
         self.complete = False
         self._problems: tuple[str, ...] = ()
         try:
+            self._programs.load()
             self._open_maps()
             self._read_back()
             # Programs of other tables go on serving until ours are filled: see flush.
             self._attach_when_filled = bool(self._programs.attached()) and not self._programs_current()
             if not self._attach_when_filled:
                 self._attach()
-        except OSError as error:
-            raise DatapathError(f"what is pinned below {settings.bpf_root} can't be used: {error}") from error
+        except BaseException as error:
+            self._resources.close()
+            if isinstance(error, OSError):
+                raise DatapathError(f"what is pinned below {settings.bpf_root} can't be used: {error}") from error
+            raise
 
     def _open_maps(self) -> None:
         wanted = self._programs.wanted
         for path in [*wanted.tables.iterdir(), *wanted.sockets.iterdir()]:
             if not path.is_dir():
                 self._maps[path.name] = bpf.Map.open(path)
+                self._resources.callback(self._maps[path.name].close)
+                self._pins[path.name] = path
         for name, opened in self._maps.items():
             if name != "events":
                 check_map(name, opened)
@@ -205,6 +215,7 @@ class _Opened:
         }
         self.skips = SkipTable({n: self._maps[f"skip{digit}"] for n, digit in families}, self._locator.cookie)
         self.events = Events(self._maps["events"], self._maps["control"])
+        self._resources.callback(self.events.close)
 
     def _clear_counters(self, number: int) -> None:
         counters = self._maps["counters"]
@@ -235,11 +246,7 @@ class _Opened:
         return done
 
     def close(self) -> None:
-        self.events.close()
-        self._locator.close()
-        self._programs.close()
-        for opened in self._maps.values():
-            opened.close()
+        self._resources.close()
 
     # --- Writing
 
@@ -290,24 +297,30 @@ class _Opened:
         """Put links and mirrors right; return what was found wrong, as sentences. Raises DatapathError."""
         found: list[str] = []
         try:
+            found += [*self._repin(), *self._programs.repin()]
             if not self._attach_when_filled:
-                found += [f"repaired: {what}" for what in self._attach()]
+                found += self._attach()
             drifted = self._read_back()
         except OSError as error:
             raise DatapathError(f"the kernel can't be read back: {error}") from error
         if drifted:
-            found.append(f"repaired: {drifted} frontends had been changed by someone else")
+            found.append(f"{drifted} frontends had been changed by someone else")
         return found
+
+    def _repin(self) -> list[str]:
+        missing = [name for name, path in self._pins.items() if not path.exists()]
+        for name in missing:
+            self._pins[name].parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            bpf.pin(self._maps[name].fd, self._pins[name])
+        return [f"map {name}: its pin was missing" for name in missing]
 
     # --- Reading
 
     def kernel_frontends(self) -> list[KernelFrontend]:
         try:
-            for table in self._tables.values():
-                table.load()
+            found = [item for table in self._tables.values() for item in table.read()[0].items()]
         except OSError as error:
             raise DatapathError(f"the frontends maps can't be read: {error}") from error
-        found = [item for table in self._tables.values() for item in table.programmed.items()]
         return [
             KernelFrontend(
                 id=p.id,

@@ -117,9 +117,11 @@ class FlushReport(Struct, frozen=True):
     """What one flush did.
 
     written, removed: frontends; sockets_ended: by SOCK_DESTROY; problems: sentences, what is retried next time.
+    repaired: sentences, what a reconcile found wrong in the kernel and has put right.
     """
 
     written: int = 0
     removed: int = 0
     sockets_ended: int = 0
     problems: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from lrp_operator.kernel import bpf
 from lrp_operator.kernel.features import KernelFeatures
 from lrp_operator.loader.messages import Request
 from lrp_operator.loader.run import LoaderError, build
-from lrp_operator.loader.sources import bpf_directory, digest
+from lrp_operator.loader.sources import bpf_directory, digest, map_names
 
 _RING_BYTES = 1 << 18
 _MAX_SKIPS = 16384
@@ -151,7 +151,22 @@ class Programs:
         except FileNotFoundError:
             self.close()
             return False
-        return self.wanted.tables.is_dir()
+        folders = (self.wanted.tables, self.wanted.sockets)
+        if all(any((folder / name.lower()).exists() for folder in folders) for name in map_names()):
+            return True
+        self.close()  # a map's pin is gone: programs that use it can't be filled
+        return False
+
+    def repin(self) -> list[str]:
+        """Pin programs again whose pins someone removed; return what was missing. Raises OSError."""
+        found: list[str] = []
+        for hook, program in self._loaded.items():
+            path = self.wanted.programs / _function(hook)
+            if not path.exists():
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                bpf.pin(program, path)
+                found.append(f"{hook.name.lower()}: the program's pin was missing")
+        return found
 
     def attach(self) -> list[str]:
         """Make every hook's link hold our program; return what had to be done, as sentences. Raises DatapathError."""
@@ -187,6 +202,7 @@ class Programs:
                 path.unlink()
                 with bpf.link_to_cgroup(program, cgroup, hook) as made:
                     bpf.pin(made, path)
+                _detach(link)
                 return f"{name}: attached anew"
             if info.prog_id != bpf.prog_info(program).id:
                 bpf.update_link(link, program)
@@ -196,6 +212,8 @@ class Programs:
     def _detach_others(self) -> None:
         for path in (self.wanted.root / "links").iterdir():
             if path.name not in {hook.name.lower() for hook in self.wanted.hooks}:
+                with bpf.open_pin(path) as link:
+                    _detach(link)
                 path.unlink()
 
     def remove_old(self) -> None:
@@ -239,6 +257,15 @@ class Programs:
         self._loaded.clear()
 
 
+def _detach(link: bpf.Fd) -> None:
+    """Detach a link now; the kernel lets go of one that is only unpinned when it comes to it. Raises OSError."""
+    try:
+        bpf.detach_link(link)
+    except OSError as error:
+        if error.errno != errno.ENOLINK:  # its cgroup has died already
+            raise
+
+
 def _function(hook: bpf.AttachType) -> str:
     return f"lrp_{hook.name.lower()}"
 
@@ -257,11 +284,7 @@ def cleanup(bpf_root: Path) -> list[str]:
     removed: list[str] = []
     for path in sorted(bpf_root.glob("links/*")):
         with bpf.open_pin(path) as link:
-            try:
-                bpf.detach_link(link)
-            except OSError as error:
-                if error.errno != errno.ENOLINK:  # its cgroup has died already
-                    raise
+            _detach(link)
         path.unlink()
         removed.append(f"link {path.name}")
     for folder in sorted(path for kind in ("links", "tables-*", "sockets-v*") for path in bpf_root.glob(kind)):

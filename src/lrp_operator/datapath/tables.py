@@ -143,6 +143,7 @@ class FamilyTable:
         self._wanted: dict[L4Addr, Content] = {}
         self._foreign: set[bytes] = set()  # keys of entries that make no sense: removed when pruning
         self._dirty: set[L4Addr] = set()
+        self._unknown: set[L4Addr] = set()  # a write failed and could not be checked: until the next one, or `load`
         self._generation = 0
         self.programmed: dict[L4Addr, Programmed] = {}
         self.slots = SlotAllocator(size)
@@ -164,20 +165,26 @@ class FamilyTable:
 
         The caller must let readers leave (membarrier) before the next flush: slots that look free may just have been.
         """
-        found: dict[L4Addr, Programmed] = {}
-        foreign: set[bytes] = set()
-        for key, value in self._frontends.items():
-            self._load_one(key, value, found, foreign)
+        found, foreign = self.read()
         drifted = {
             address
             for address in found.keys() | self.programmed.keys()
             if found.get(address) != self.programmed.get(address)
         }
         self.programmed, self._foreign = found, foreign
+        self._unknown.clear()
         self.slots = SlotAllocator(self._size, [(p.first, p.content.slot_count) for p in found.values()])
         self._generation = max([self._generation, *(p.generation for p in found.values())])
         self._dirty |= self._wanted.keys()
         return len(drifted)
+
+    def read(self) -> tuple[dict[L4Addr, Programmed], set[bytes]]:
+        """Return what the maps hold, and the keys of entries that make no sense. Raises OSError."""
+        found: dict[L4Addr, Programmed] = {}
+        foreign: set[bytes] = set()
+        for key, value in self._frontends.items():
+            self._load_one(key, value, found, foreign)
+        return found, foreign
 
     def _load_one(self, key: bytes, value: bytes, found: dict[L4Addr, Programmed], foreign: set[bytes]) -> None:
         try:
@@ -186,7 +193,8 @@ class FamilyTable:
             foreign.add(key)
             return
         first, count, flags = RUN.unpack(value)
-        run = [self._backends.lookup(struct.pack("=I", first + i)) for i in range(count)]
+        inside = range(first, min(first + count, self._size))
+        run = [self._backends.lookup(struct.pack("=I", index)) for index in inside]
         slots = [self._slot.unpack(raw) for raw in run if raw is not None]
         whole = len(slots) == count > 0 and all(
             slot[:3] == (address.ip, address.port.to_bytes(2, "big"), address.protocol) for slot in slots
@@ -212,7 +220,7 @@ class FamilyTable:
             now = self.programmed.get(address)
             if content is None:
                 self._remove(address, now, changes)
-            elif now is not None and now.content == content:
+            elif now is not None and now.content == content and address not in self._unknown:
                 self._dirty.discard(address)
             else:
                 self._prepare(address, content, now, writes, changes)
@@ -224,12 +232,14 @@ class FamilyTable:
         self.slots.release()
 
     def _remove(self, address: L4Addr, now: Programmed | None, changes: Changes) -> None:
-        if now is not None:
+        if now is not None or address in self._unknown:
             try:
                 self._frontends.delete(frontend_key(address))
             except OSError as error:
                 changes.problems.append(f"{address}: not removed: {error}")
                 return
+            self._unknown.discard(address)
+        if now is not None:
             del self.programmed[address]
             self._retire(now)
             changes.removed += 1
@@ -285,12 +295,11 @@ class FamilyTable:
                     frontend_key(address), RUN.pack(new.first, new.content.slot_count, new.content.flags)
                 )
             except OSError as error:
-                changes.problems.append(f"{address}: not written: {error}")
-                self._undo(address, new)
+                self._undo(address, new, error, changes)
             else:
                 self._written(address, new, changes)
 
-    def _undo(self, address: L4Addr, new: Programmed) -> None:
+    def _undo(self, address: L4Addr, new: Programmed, error: OSError, changes: Changes) -> None:
         """Free what a failed write took, unless the frontend's value may have been flipped to it after all."""
         old = self.programmed.get(address)
         try:
@@ -298,16 +307,21 @@ class FamilyTable:
         except OSError:
             value = b""
         standing = RUN.pack(old.first, old.content.slot_count, old.content.flags) if old is not None else None
+        if value == RUN.pack(new.first, new.content.slot_count, new.content.flags):
+            self._written(address, new, changes)
+            return
+        changes.problems.append(f"{address}: not written: {error}")
         if value == standing:
             self._retire(new, keep_id=old is not None)
-        elif value == RUN.pack(new.first, new.content.slot_count, new.content.flags):
-            self._written(address, new, Changes())
-        # Else nobody knows what stands there: the slots stay taken until the next `load` finds out.
+        else:
+            # Nobody knows what stands there: the slots stay taken until the next `load` finds out.
+            self._unknown.add(address)
 
     def _written(self, address: L4Addr, new: Programmed, changes: Changes) -> None:
         old = self.programmed.get(address)
         self.programmed[address] = new
         self._foreign.discard(frontend_key(address))
+        self._unknown.discard(address)
         self._dirty.discard(address)
         changes.written += 1
         if old is not None:

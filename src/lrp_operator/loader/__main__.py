@@ -4,7 +4,6 @@ BCC writes the compiler's diagnostics and the verifier's log to standard error; 
 """
 
 import os
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import msgspec
 
 from lrp_operator.kernel import bpf
 from lrp_operator.loader.messages import Failure, Manifest, Request
-from lrp_operator.loader.sources import bpf_directory
+from lrp_operator.loader.sources import bpf_directory, map_names
 
 # Where distributions put python3-bpfcc (pure ctypes, for any Python 3); a virtual environment does not look there.
 _DISTRIBUTION_PACKAGES = "/usr/lib/python3/dist-packages"
@@ -50,14 +49,9 @@ def _compile(bcc: ModuleType, step: str, source: str, defines: Mapping[str, int 
         raise LoadError(step, f"{source}: {error}") from error
 
 
-def _map_names() -> list[str]:
-    """Every map that maps.h knows, as it spells them: FRONTENDS4 ..."""
-    return re.findall(r"LRP_FD_(\w+)\)", (bpf_directory() / "maps.h").read_text())
-
-
 def _open_maps(request: Request) -> dict[str, bpf.Fd]:
     found: dict[str, bpf.Fd] = {}
-    for name in _map_names():
+    for name in map_names():
         for folder in (request.tables, request.sockets):
             path = Path(folder) / name.lower()
             if path.exists():
@@ -67,11 +61,15 @@ def _open_maps(request: Request) -> dict[str, bpf.Fd]:
 
 def _ensure_maps(bcc: ModuleType, request: Request) -> dict[str, bpf.Fd]:
     maps = _open_maps(request)
-    if len(maps) == len(_map_names()):
+    if len(maps) == len(map_names()):
         return maps
     folders = {"LRP_TABLES": f'"{request.tables}/"', "LRP_SOCKETS": f'"{request.sockets}/"'}
     _compile(bcc, "maps", "maps.c", {**folders, **request.map_defines})
-    return _open_maps(request)
+    maps = _open_maps(request)
+    missing = [name.lower() for name in map_names() if name not in maps]
+    if missing:  # BCC does not tell
+        raise LoadError("maps", f"BCC did not pin {', '.join(missing)}: is {request.tables} on a bpffs?")
+    return maps
 
 
 def _load(request: Request) -> Manifest:

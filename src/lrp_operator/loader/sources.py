@@ -1,6 +1,7 @@
 """Where the eBPF sources are, and what they hash to."""
 
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,12 @@ def bpf_directory() -> Path:
     """Return the folder of the C sources: inside the installed package, or at the top of a checkout."""
     installed = _PACKAGE / "bpf"
     return installed if installed.is_dir() else _PACKAGE.parent.parent / "bpf"
+
+
+@cache
+def map_names() -> list[str]:
+    """Return every map that maps.h knows, as it spells them: FRONTENDS4 ..."""
+    return re.findall(r"LRP_FD_(\w+)\)", (bpf_directory() / "maps.h").read_text())
 
 
 def digest(patterns: list[str], *more: str) -> str:

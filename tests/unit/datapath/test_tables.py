@@ -1,0 +1,458 @@
+"""A family's two maps: no packet ever sees half a change, and faults heal."""
+
+import struct
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from lrp_operator.api.addresses import L4Addr, Protocol
+from lrp_operator.datapath.layout import RUN, SLOT, frontend_key
+from lrp_operator.datapath.tables import Changes, Content, FamilyTable, IdPool, content_of
+from lrp_operator.resolve.model import FrontendEntry, FrontendType
+
+SIZE = 16
+IDS = 8
+
+
+class FakeMap:
+    """A map that looks at the whole after every single element written, and can be told to fail."""
+
+    def __init__(self, watch: Callable[[], None] = lambda: None) -> None:
+        self.held: dict[bytes, bytes] = {}
+        self.watch = watch
+        self.faults: Iterator[bool] = iter(())
+        self.operations = 0
+
+    def fault(self) -> None:
+        self.operations += 1
+        if next(self.faults, False):
+            raise OSError(12, "no memory")
+
+    def lookup(self, key: bytes) -> bytes | None:
+        self.fault()
+        return self.held.get(key)
+
+    def update(self, key: bytes, value: bytes) -> None:
+        self.fault()
+        self.held[key] = value
+        self.watch()
+
+    def update_many(self, items: list[tuple[bytes, bytes]]) -> None:
+        for key, value in items:  # a fault in the middle leaves the first part written
+            self.update(key, value)
+
+    def delete(self, key: bytes) -> bool:
+        self.fault()
+        found = self.held.pop(key, None) is not None
+        self.watch()
+        return found
+
+    def items(self) -> list[tuple[bytes, bytes]]:
+        self.fault()
+        return list(self.held.items())
+
+
+class Array(FakeMap):
+    """A backends map: every index is there."""
+
+    def __init__(self, size: int, value_size: int, watch: Callable[[], None]) -> None:
+        super().__init__(watch)
+        self.held = {struct.pack("=I", i): bytes(value_size) for i in range(size)}
+
+    def update(self, key: bytes, value: bytes) -> None:
+        assert key in self.held
+        super().update(key, value)
+
+
+class Kernel:
+    """Two maps and a reader that looks at them after each operation, as a packet might."""
+
+    def __init__(self, ip_bytes: int, size: int = SIZE, ids: int = IDS) -> None:
+        self.slot = SLOT[ip_bytes]
+        self.ip_bytes = ip_bytes
+        self.cleared: list[int] = []
+        self.frontends = FakeMap(self.look)
+        self.backends = Array(size, self.slot.size, self.look)
+        self.size = size
+        self.ids = IdPool(ids, self.cleared.append)
+        self.table = FamilyTable(ip_bytes, self.frontends, self.backends, size, self.ids)
+        # What each frontend was ever asked to be, plus: what a reader that has just looked it up still relies on.
+        self.allowed: dict[L4Addr, set[tuple[tuple[L4Addr, ...], int, int]]] = {}
+        self.pinned: dict[int, bytes] = {}
+
+    def read(self, key: bytes) -> list[tuple]:
+        first, count, _flags = RUN.unpack(self.frontends.held[key])
+        return [self.slot.unpack(self.backends.held[struct.pack("=I", first + i)]) for i in range(count)]
+
+    def look(self) -> None:
+        """Every frontend's run is its own and is whole; slots that a reader may hold are untouched."""
+        taken: set[int] = set()
+        ids: set[int] = set()
+        for key, value in self.frontends.held.items():
+            first, count, flags = RUN.unpack(value)
+            run = self.read(key)
+            assert count > 0
+            assert {slot[0] + slot[1] + bytes((slot[2], 0)) for slot in run} == {key}, "another frontend's slot"
+            assert len({(slot[5], slot[6], slot[7]) for slot in run}) == 1, "half of a run"
+            address = L4Addr(key[: self.ip_bytes], int.from_bytes(key[self.ip_bytes : -2], "big"), Protocol(key[-2]))
+            backends = tuple(L4Addr(s[3], int.from_bytes(s[4], "big"), address.protocol) for s in run)
+            if flags & 4:
+                assert backends == (L4Addr(bytes(self.ip_bytes), 0, address.protocol),)
+                backends = ()
+            assert (backends, flags, run[0][7]) in self.allowed[address], "never asked for"
+            indexes = set(range(first, first + count))
+            assert not indexes & taken, "two frontends share slots"
+            assert run[0][5] not in ids, "two frontends share a counter"
+            assert 0 < run[0][5] < IDS
+            taken |= indexes
+            ids.add(run[0][5])
+            for index in indexes:
+                self.pinned.setdefault(index, self.backends.held[struct.pack("=I", index)])
+        for index, raw in self.pinned.items():
+            assert self.backends.held[struct.pack("=I", index)] == raw, "a reader's slot was written over"
+
+    def settle(self) -> None:
+        """All readers have left, and all that is not in use is free again."""
+        self.pinned.clear()
+        self.table.settle()
+        self.ids.release()
+
+    def reload(self) -> int:
+        drifted = self.table.load()
+        self.ids.rebuild(p.id for p in self.table.programmed.values())
+        self.pinned.clear()
+        return drifted
+
+    def want(self, address: L4Addr, content: Content | None) -> None:
+        if content is not None:
+            self.allowed.setdefault(address, set()).add((content.backends, content.flags, content.affinity_seconds))
+        self.table.want(address, content)
+
+    def shown(self) -> dict[L4Addr, Content]:
+        return {address: p.content for address, p in self.table.programmed.items()}
+
+    def fail(self, faults: list[bool]) -> None:
+        both = iter(faults)
+        self.frontends.faults = self.backends.faults = both
+
+
+def address(number: int, ip_bytes: int = 4, port: int = 53) -> L4Addr:
+    return L4Addr(number.to_bytes(ip_bytes, "big"), port, Protocol.UDP)
+
+
+def content(*numbers: int, ip_bytes: int = 4, affinity: int = 0, skip: bool = False) -> Content:
+    flags = 1 | (0 if numbers else 4) | (8 if affinity else 0) | (2 if skip else 0)
+    return Content(tuple(address(n, ip_bytes, 8053) for n in numbers), flags, affinity)
+
+
+FRONTENDS = [address(n) for n in range(1, 5)]
+contents = st.builds(
+    lambda numbers, affinity, skip: content(*sorted(numbers), affinity=affinity, skip=skip),
+    st.sets(st.integers(100, 103), max_size=3),
+    st.sampled_from([0, 60]),
+    st.booleans(),
+)
+
+
+class Faulty(RuleBasedStateMachine):
+    """Wishes, flushes, faults, restarts, in any order. `Kernel.look` checks after each element that is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = Kernel(4)
+        self.wanted: dict[L4Addr, Content] = {}
+
+    @rule(frontend=st.sampled_from(FRONTENDS), wanted=st.none() | contents)
+    def want(self, frontend: L4Addr, wanted: Content | None) -> None:
+        self.kernel.want(frontend, wanted)
+        if wanted is None:
+            self.wanted.pop(frontend, None)
+        else:
+            self.wanted[frontend] = wanted
+
+    @rule(prune=st.booleans(), faults=st.lists(st.booleans(), max_size=30))
+    def flush(self, prune: bool, faults: list[bool]) -> None:
+        self.kernel.fail(faults)
+        self.kernel.table.flush(prune=prune)
+        self.kernel.fail([])
+
+    @rule()
+    def settle(self) -> None:
+        self.kernel.settle()
+
+    @rule(again=st.booleans())
+    def start_again(self, again: bool) -> None:
+        """Another agent, or the same one that reads back. No reader is left, as `load` demands."""
+        if again:
+            kernel = self.kernel
+            kernel.ids = IdPool(IDS, kernel.cleared.append)
+            kernel.table = FamilyTable(4, kernel.frontends, kernel.backends, SIZE, kernel.ids)
+            for frontend, wanted in self.wanted.items():
+                kernel.want(frontend, wanted)
+        self.kernel.reload()
+
+    @invariant()
+    def the_agents_picture_fits(self) -> None:
+        slots = self.kernel.table.slots
+        standing = sum(RUN.unpack(value)[1] for value in self.kernel.frontends.held.values())
+        assert slots.used >= standing, "a slot that is in use counts as free"
+
+    def teardown(self) -> None:
+        self.converges()
+
+    def converges(self) -> None:
+        """Without faults, and with readers gone between, a few flushes do it, and nothing leaks."""
+        for _ in range(3):
+            self.kernel.settle()
+            changes = self.kernel.table.flush(prune=True)
+        assert changes == Changes()
+        self.kernel.settle()
+        assert self.kernel.shown() == self.wanted
+        assert self.kernel.reload() == 0, "the mirror is what the maps hold"
+        assert self.kernel.shown() == self.wanted
+        assert self.kernel.table.slots.used == sum(c.slot_count for c in self.wanted.values())
+
+
+class FaultyThenReadBack(Faulty):
+    """The same where the maps can't even be read; what is unknown then is known after `load`."""
+
+    def converges(self) -> None:
+        self.kernel.settle()
+        self.kernel.reload()
+        super().converges()
+
+
+class WritesFail(Faulty):
+    """Reading works, as it does for real maps that have no memory: then no `load` is needed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel.frontends.lookup = self.kernel.frontends.held.get  # type: ignore[method-assign]
+
+
+TestWritesFail = WritesFail.TestCase
+TestWritesFail.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestFaultyThenReadBack = FaultyThenReadBack.TestCase
+TestFaultyThenReadBack.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def failing_reads(kernel: Kernel) -> Callable[[], None]:
+    """Make the frontends map unreadable and unwritable after its first write; return what undoes it."""
+    real = kernel.frontends.update, kernel.frontends.lookup
+
+    def update(key: bytes, value: bytes) -> None:
+        real[0](key, value)
+        raise OSError(5, "written, but nobody knows")
+
+    def lookup(_key: bytes) -> bytes | None:
+        raise OSError(5, "not readable")
+
+    kernel.frontends.update, kernel.frontends.lookup = update, lookup  # type: ignore[method-assign]
+
+    def undo() -> None:
+        kernel.frontends.update, kernel.frontends.lookup = real  # type: ignore[method-assign]
+
+    return undo
+
+
+@pytest.mark.parametrize("wanted", [content(100), None])
+def test_a_write_of_unknown_fate_is_not_taken_for_the_old_state(wanted: Content | None) -> None:
+    """The value was flipped though the call failed and could not be checked; then the wish is what it was before."""
+    kernel = Kernel(4)
+    if wanted is not None:
+        kernel.want(FRONTENDS[0], wanted)
+        kernel.table.flush(prune=True)
+    undo = failing_reads(kernel)
+    kernel.want(FRONTENDS[0], content(101, 102))
+    assert kernel.table.flush(prune=True).problems
+    undo()
+    kernel.want(FRONTENDS[0], wanted)
+    kernel.table.flush(prune=True)
+    kernel.reload()
+    assert kernel.shown() == ({} if wanted is None else {FRONTENDS[0]: wanted})
+
+
+def test_only_what_differs_is_written() -> None:
+    kernel = Kernel(4)
+    for frontend in FRONTENDS:
+        kernel.want(frontend, content(100, 101))
+    assert kernel.table.flush(prune=True).written == 4
+    before = kernel.frontends.operations + kernel.backends.operations
+    for frontend in FRONTENDS:
+        kernel.want(frontend, content(100, 101))
+    assert kernel.table.flush(prune=True) == Changes()
+    assert kernel.frontends.operations + kernel.backends.operations == before
+    kernel.want(FRONTENDS[0], content(100))
+    assert kernel.table.flush(prune=True) == Changes(
+        written=1, removed_backends={(FRONTENDS[0], address(101, port=8053))}
+    )
+    assert kernel.frontends.operations + kernel.backends.operations == before + 2
+
+
+def test_nothing_is_pruned_before_all_is_seen() -> None:
+    kernel = Kernel(4)
+    kernel.want(FRONTENDS[0], content(100))
+    kernel.want(FRONTENDS[1], content(100))
+    kernel.table.flush(prune=True)
+    kernel.ids = IdPool(IDS, kernel.cleared.append)
+    kernel.table = FamilyTable(4, kernel.frontends, kernel.backends, SIZE, kernel.ids)
+    kernel.reload()
+    kernel.want(FRONTENDS[1], content(100, 101))
+    assert kernel.table.flush(prune=False).removed == 0
+    assert kernel.shown() == {FRONTENDS[0]: content(100), FRONTENDS[1]: content(100, 101)}
+    assert kernel.table.flush(prune=True).removed == 1
+    assert kernel.shown() == {FRONTENDS[1]: content(100, 101)}
+
+
+def test_generations_go_on_after_a_restart() -> None:
+    kernel = Kernel(4)
+    seen = []
+    for number in range(100, 104):
+        kernel.table = FamilyTable(4, kernel.frontends, kernel.backends, SIZE, kernel.ids)
+        kernel.reload()
+        kernel.want(FRONTENDS[0], content(number))
+        kernel.table.flush(prune=True)
+        seen.append(kernel.table.programmed[FRONTENDS[0]].generation)
+    assert seen == sorted(set(seen))
+
+
+def test_a_full_array_is_said_the_rest_works_and_room_heals_it() -> None:
+    kernel = Kernel(4, size=4)
+    kernel.want(FRONTENDS[0], content(100, 101, 102))
+    kernel.want(FRONTENDS[1], content(100, 101))
+    kernel.want(FRONTENDS[2], content(100))
+    (problem,) = kernel.table.flush(prune=True).problems
+    assert problem.startswith("0.0.0.2:53/UDP: no 2 neighbouring slots are free (1 of 4 are free)")
+    assert kernel.shown().keys() == {FRONTENDS[0], FRONTENDS[2]}
+    kernel.want(FRONTENDS[0], None)
+    assert kernel.table.flush(prune=True).problems, "the freed run rests"
+    kernel.settle()
+    assert kernel.table.flush(prune=True).problems == []
+    assert kernel.shown() == {FRONTENDS[1]: content(100, 101), FRONTENDS[2]: content(100)}
+
+
+def test_ids_rest_and_their_counters_start_at_zero() -> None:
+    kernel = Kernel(4, ids=3)
+    for frontend in FRONTENDS[:3]:
+        kernel.want(frontend, content(100))
+    (problem,) = kernel.table.flush(prune=True).problems
+    assert "all frontend ids are in use" in problem
+    assert sorted(kernel.cleared) == [1, 2], "0 is nobody's"
+    gone = kernel.table.programmed[FRONTENDS[0]].id
+    kernel.want(FRONTENDS[0], None)
+    assert kernel.table.flush(prune=True).problems, "the id rests"
+    kernel.settle()
+    assert kernel.table.flush(prune=True).problems == []
+    assert kernel.table.programmed[FRONTENDS[2]].id == gone
+    assert kernel.cleared[-1] == gone
+
+
+def test_an_id_whose_counters_cannot_be_cleared_is_not_used() -> None:
+    kernel = Kernel(4)
+
+    def clear(_number: int) -> None:
+        raise OSError(1, "no")
+
+    kernel.ids._clear = clear
+    kernel.want(FRONTENDS[0], content(100))
+    assert len(kernel.table.flush(prune=True).problems) == 1
+    kernel.settle()
+    assert kernel.table.slots.used == 0
+    assert kernel.shown() == {}
+
+
+def test_too_many_backends_for_one_frontend() -> None:
+    kernel = Kernel(4)
+    kernel.want(FRONTENDS[0], Content((address(1),) * 65536, 1, 0))
+    (problem,) = kernel.table.flush(prune=True).problems
+    assert problem == "0.0.0.1:53/UDP: 65536 backends, at most 65535"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [RUN.pack(0, 0, 1), RUN.pack(9, 1, 1), RUN.pack(SIZE - 1, 2, 1), RUN.pack(SIZE, 1, 1), RUN.pack(0xFFFFFFFF, 9, 1)],
+    ids=["no slots", "no one's slot", "over the end", "beyond the end", "beyond all ends"],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_an_entry_that_makes_no_sense_is_replaced_or_removed(raw: bytes, *, known: bool) -> None:
+    kernel = Kernel(4)
+    kernel.want(FRONTENDS[1], content(100))
+    kernel.table.flush(prune=True)
+    kernel.frontends.held[frontend_key(FRONTENDS[0])] = raw
+    if known:
+        kernel.want(FRONTENDS[0], content(101))
+    kernel.frontends.watch = kernel.backends.watch = lambda: None
+    kernel.reload()
+    kernel.table.flush(prune=False)
+    assert (frontend_key(FRONTENDS[0]) in kernel.frontends.held) is True
+    kernel.table.flush(prune=True)
+    kernel.look()
+    assert kernel.reload() == 0
+    assert kernel.shown() == {**({FRONTENDS[0]: content(101)} if known else {}), FRONTENDS[1]: content(100)}
+
+
+def test_a_protocol_that_is_never_written_is_removed() -> None:
+    kernel = Kernel(4)
+    foreign = bytes(6) + bytes((47, 0))
+    kernel.frontends.held[foreign] = RUN.pack(0, 1, 0)
+    kernel.frontends.watch = lambda: None
+    kernel.reload()
+    kernel.table.flush(prune=False)
+    assert foreign in kernel.frontends.held
+    kernel.table.flush(prune=True)
+    assert kernel.frontends.held == {}
+
+
+@given(st.binary(min_size=8, max_size=8), st.binary(min_size=8, max_size=8))
+def test_whatever_someone_wrote_there_it_is_mended(key: bytes, value: bytes) -> None:
+    kernel = Kernel(4)
+    kernel.want(FRONTENDS[0], content(100, 101))
+    kernel.table.flush(prune=True)
+    kernel.frontends.watch = lambda: None
+    kernel.frontends.held[key] = value
+    kernel.reload()
+    kernel.settle()
+    kernel.table.flush(prune=True)
+    kernel.look()
+    assert kernel.shown() == {FRONTENDS[0]: content(100, 101)}
+    assert len(kernel.frontends.held) == 1
+
+
+def test_ipv6() -> None:
+    kernel = Kernel(16)
+    frontend = address(1, 16)
+    kernel.want(frontend, content(100, 101, ip_bytes=16, affinity=9))
+    kernel.table.flush(prune=True)
+    assert kernel.reload() == 0
+    assert kernel.shown() == {frontend: content(100, 101, ip_bytes=16, affinity=9)}
+
+
+def test_removed_backends_are_told_even_where_the_write_reported_an_error() -> None:
+    kernel = Kernel(4)
+    kernel.want(FRONTENDS[0], content(100))
+    kernel.table.flush(prune=True)
+    real = kernel.frontends.update
+
+    def update(key: bytes, value: bytes) -> None:
+        real(key, value)
+        raise OSError(5, "written all the same")
+
+    kernel.frontends.update = update  # type: ignore[method-assign]
+    kernel.want(FRONTENDS[0], content(101))
+    changes = kernel.table.flush(prune=True)
+    assert kernel.shown() == {FRONTENDS[0]: content(101)}
+    assert changes.removed_backends == {(FRONTENDS[0], address(100, port=8053))}
+
+
+def test_content_of_a_resolved_entry() -> None:
+    backends = (address(100),)
+    shown = FrontendEntry(FRONTENDS[0], FrontendType.CLUSTER_IP, None, "d/s", backends)
+    assert content_of(shown, skipped=False) == Content(backends, 0, 0)
+    policy = FrontendEntry(FRONTENDS[0], FrontendType.LOCAL_REDIRECT, "d/p", None, backends, affinity_seconds=5)
+    assert content_of(policy, skipped=True) == Content(backends, 1 | 2 | 8, 5)
+    refused = FrontendEntry(FRONTENDS[0], FrontendType.LOCAL_REDIRECT, "d/p", None, (), refuse=True)
+    assert content_of(refused, skipped=False) == Content((), 1 | 4, 0)
+    assert content_of(refused, skipped=False).slot_count == 1
