@@ -54,6 +54,24 @@ def test_it_pins_maps_and_programs_and_says_what(wanted: Build) -> None:
     again.close()
 
 
+def test_it_compiles_for_arm64_too(wanted: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BCC takes the architecture of its header search from ARCH; the programs themselves are the same everywhere."""
+    monkeypatch.setenv("ARCH", "arm64")
+    assert build(request_for(wanted)).programs
+
+
+def test_what_sockets_keep_has_the_layout_of_its_version(wanted: Build) -> None:
+    """Sockets that stand keep these values over an upgrade: a change of layout needs a new LRP_SOCKETS_VERSION."""
+    build(request_for(wanted))
+    assert wanted.sockets.name == "sockets-v1"
+    sizes = {}
+    for name in ("few_peers4", "few_peers6", "many_peers4", "many_peers6"):
+        opened = bpf.Map.open(wanted.sockets / name)
+        sizes[name] = opened.info.value_size
+        opened.close()
+    assert sizes == {"few_peers4": 80, "few_peers6": 176, "many_peers4": 1288, "many_peers6": 2824}
+
+
 def test_a_compile_error_shows_the_compilers_words(wanted: Build, tmp_path: Path) -> None:
     source = tmp_path / "bad.c"
     source.write_text("int lrp_connect4(struct bpf_sock_addr *ctx)\n{\n\treturn no_such_thing;\n}\n")

@@ -111,7 +111,7 @@ def test_a_map_that_is_not_ours_is_refused_again_and_again_without_leaks(setting
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         said = why_not(settings)
-    assert said == "map frontends4 has no BTF: it was not made by this version"
+    assert "map frontends4 has type, size and flags (1, 4, 0)" in said
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     (tables / "frontends4").unlink()
     datapath.open()

@@ -8,11 +8,14 @@ A backend is left alone while any frontend still has it. Known limit: a socket t
 own address has the same remote address, and is ended as well.
 """
 
+import logging
 import socket
 
 from lrp_operator.api.addresses import L4Addr, Protocol
 from lrp_operator.kernel.netns import NetnsError
 from lrp_operator.kernel.sockdiag import SockDiagError, end_sockets_everywhere
+
+log = logging.getLogger(__name__)
 
 _NUMBERS = {Protocol.UDP: socket.IPPROTO_UDP, Protocol.TCP: socket.IPPROTO_TCP}
 
@@ -29,5 +32,7 @@ def end_sockets_of(backends: set[L4Addr], *, tcp: bool) -> tuple[int, list[str]]
         except (SockDiagError, NetnsError) as error:
             problems.append(f"sockets connected to backends that left could not be ended: {error}")
             continue
+        for problem in report.problems:
+            log.info("clients of backends that left may not notice at once: %s", problem)
         ended += report.ended
     return ended, problems

@@ -200,7 +200,7 @@ class _Opened:
                 self._pins[path.name] = path
         for name, opened in self._maps.items():
             if name != "events":
-                check_map(name, opened)
+                check_map(name, opened, self._settings.max_frontends, self._settings.max_backends)
         self._ids = IdPool(self._settings.max_frontends, self._clear_counters)
         families = [(4, "4")] * self._settings.ipv4 + [(16, "6")] * self._settings.ipv6
         self._tables = {

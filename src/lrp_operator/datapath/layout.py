@@ -114,8 +114,17 @@ def parse_client(key: bytes) -> tuple[int, L4Addr]:
     return cookie, L4Addr(ip, int.from_bytes(port, "big"), Protocol(protocol))
 
 
-def check_map(name: str, opened: bpf.Map) -> None:
-    """Compare a loaded map with what Python believes of it. Raises DatapathError."""
+def check_map(name: str, opened: bpf.Map, max_frontends: int, max_backends: int) -> None:
+    """Compare a loaded map with what Python believes of it: type, size, flags, fields. Raises DatapathError."""
+    shapes = {
+        "frontends": (bpf.MapType.HASH, max_frontends, 1),  # 1: BPF_F_NO_PREALLOC
+        "backends": (bpf.MapType.ARRAY, max_backends, 0),
+        "counters": (bpf.MapType.PERCPU_ARRAY, max_frontends, 0),
+    }
+    wanted = shapes.get(name.rstrip("46"))
+    shape = (opened.info.type, opened.info.max_entries, opened.info.flags)
+    if wanted is not None and shape != wanted:
+        raise DatapathError(f"map {name} has type, size and flags {shape}, not {wanted}: someone else has put it there")
     if not opened.info.btf_id:
         raise DatapathError(f"map {name} has no BTF: it was not made by this version")
     parsed = btf.Btf(bpf.read_btf(opened.info.btf_id))

@@ -19,7 +19,11 @@ class SocketLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DatapathSettings:
-    """What a node's datapath is built for. Sizes are numbers of map entries, for each address family."""
+    """What a node's datapath is built for.
+
+    max_frontends: of both address families together, less one (each has an id for its counters, and id 0 is nobody's).
+    max_backends: slots for each address family; an update needs room for the old and the new run.
+    """
 
     bpf_root: Path
     cgroup_root: Path

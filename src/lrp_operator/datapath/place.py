@@ -83,7 +83,10 @@ class PodLocator:
         self._links: PodLinks | None = None
 
     def cookie(self, entry: SkipEntry) -> int | None:
-        """Return the cookie; None while the pod's link is not there (or the kernel has no cookies)."""
+        """Return the cookie; None while the pod's link is not there (or the kernel has no cookies).
+
+        Raises OSError where the kernel can't be asked just now.
+        """
         if self._place.host_cookie is None:
             return None
         if entry.host_network:
@@ -92,8 +95,8 @@ class PodLocator:
             if self._links is None:
                 self._links = PodLinks()
             link = self._links.locate(entry.ips)
-        except (NetnsError, OSError):
-            return None
+        except NetnsError as error:
+            raise OSError(str(error)) from error
         return None if link is None else link.cookie
 
     def close(self) -> None:

@@ -12,7 +12,8 @@ from lrp_operator.datapath.model import KernelSkip
 from lrp_operator.datapath.tables import MapLike
 from lrp_operator.resolve.model import SkipEntry
 
-Locate = Callable[[SkipEntry], int | None]  # a pod's namespace cookie, None while it is not known
+Locate = Callable[[SkipEntry], int | None]
+"""A pod's namespace cookie, None while it is not known. Raises OSError where that can't be found out just now."""
 
 _PRESENT = b"\1"
 
@@ -25,6 +26,7 @@ class SkipTable:
         self._locate = locate
         self._entries: dict[str, SkipEntry] = {}
         self._cookies: dict[str, int] = {}
+        self._stale: set[str] = set()  # pods whose cookie is to be looked up anew
         self._present: set[tuple[int, L4Addr]] = set()
 
     def load(self) -> None:
@@ -43,7 +45,9 @@ class SkipTable:
 
     def want(self, pod: str, entry: SkipEntry | None) -> None:
         """Record a pod's exemptions; None: it has none."""
-        self._cookies.pop(pod, None)
+        before = self._entries.get(pod)
+        if entry is None or before is None or (before.uid, before.ips) != (entry.uid, entry.ips):
+            self._cookies.pop(pod, None)
         if entry is None:
             self._entries.pop(pod, None)
         else:
@@ -55,20 +59,14 @@ class SkipTable:
 
     def relocate(self) -> None:
         """Pods' links changed: look all namespaces up anew at the next flush."""
-        self._cookies.clear()
+        self._stale |= self._cookies.keys()
 
     def add_missing(self) -> list[str]:
         """Write exemptions that are wanted and absent; return what could not be done. Do this before redirecting."""
         problems: list[str] = []
         for pod, entry in self._entries.items():
-            if pod not in self._cookies:
-                cookie = self._locate(entry)
-                if cookie is None:
-                    problems.append(
-                        f"pod {pod}: its network namespace is not known yet, so skipRedirectFromBackend is not in force"
-                    )
-                    continue
-                self._cookies[pod] = cookie
+            if pod not in self._cookies or pod in self._stale:
+                problems += self._find(pod, entry)
         for cookie, frontend in sorted(self._wanted() - self._present, key=lambda e: (e[0], e[1].sort_key)):
             found = self._maps.get(len(frontend.ip))
             if found is None:
@@ -80,6 +78,19 @@ class SkipTable:
             else:
                 self._present.add((cookie, frontend))
         return problems
+
+    def _find(self, pod: str, entry: SkipEntry) -> list[str]:
+        """Look a pod's cookie up. One that was known stays while the kernel can't be asked."""
+        try:
+            cookie = self._locate(entry)
+        except OSError as error:
+            return [f"pod {pod}: its network namespace can't be looked up: {error}"]
+        self._stale.discard(pod)
+        if cookie is None:
+            self._cookies.pop(pod, None)
+            return [f"pod {pod}: its network namespace is not known yet, so skipRedirectFromBackend is not in force"]
+        self._cookies[pod] = cookie
+        return []
 
     def remove_surplus(self) -> list[str]:
         """Remove exemptions that nobody wants; return what could not be done. Do this after redirecting."""
