@@ -1,5 +1,6 @@
 """Bad places: each is told in one sentence, and trying again costs nothing and works once it is mended."""
 
+import ctypes
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 from lab import Node
 from lrp_operator.datapath.engine import Datapath
 from lrp_operator.datapath.model import DatapathError, DatapathSettings, SocketLevel
+from lrp_operator.datapath.place import why_not_covered
 from lrp_operator.datapath.programs import plan
 from lrp_operator.kernel import bpf, features
+from lrp_operator.kernel.cgroup import find_root
 from lrp_operator.kernel.features import KernelFeatures
 from tests.datapath.world import UDP, World
 
@@ -136,3 +139,17 @@ def test_a_cgroup_that_dies(node: Node, settings: DatapathSettings) -> None:
     assert len(datapath.reconcile().repaired) == 8
     assert datapath.status().in_force
     datapath.close()
+
+
+def test_a_cgroup_mount_that_covers_only_a_part_of_the_node(node: Node, tmp_path: Path) -> None:
+    """As in a container that mounts cgroup2 by itself: its topmost directory is the container's own cgroup."""
+
+    def from_a_cgroup_namespace() -> str:
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.unshare(0x02000000 | 0x00020000) == 0  # CLONE_NEWCGROUP | CLONE_NEWNS
+        assert libc.mount(b"none", b"/", None, 1 << 18 | 1 << 14, None) == 0  # MS_PRIVATE | MS_REC
+        assert libc.mount(b"none", bytes(tmp_path), b"cgroup2", 0, None) == 0
+        return why_not_covered(tmp_path)
+
+    assert "covers only a part of the node" in node.call(from_a_cgroup_namespace)
+    assert why_not_covered(find_root().path) == ""

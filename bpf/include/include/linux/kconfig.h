@@ -2,7 +2,7 @@
 /*
  * BCC force-includes this file before anything else and takes its presence for "kernel headers are here".
  * Our programs use UAPI contexts only (bpf_sock_addr, __sk_buff), so a handful of types is all they need and every
- * kernel takes them. See ../../README.md.
+ * kernel takes them. See README.md in bpf/.
  */
 #ifndef LRP_SHIM_KCONFIG_H
 #define LRP_SHIM_KCONFIG_H
