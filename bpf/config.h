@@ -38,7 +38,7 @@
 /* How far a run is searched for the backend that a socket or client had before the run was rewritten. */
 #define LRP_SCAN_MAX 64
 
-/* How often a lookup is repeated that met a run in the middle of being replaced (measured: 3 in a million need one). */
+/* How often a lookup is repeated that met a run in the middle of being replaced. */
 #define LRP_LOOKUP_TRIES 4
 
 #endif

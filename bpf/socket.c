@@ -59,62 +59,63 @@ INLINE bool is_mapped(struct bpf_sock_addr *ctx)
 	return ctx->user_ip6[0] == 0 && ctx->user_ip6[1] == 0 && ctx->user_ip6[2] == V4_MAPPED_WORD;
 }
 
+/* How a hook ends after `forward` has answered. */
+INLINE int verdict(u32 action)
+{
+	return action == ACTION_REFUSED ? refuse() : PROCEED;
+}
+
+#if LRP_IPV4
+INLINE u32 decide4(struct bpf_sock_addr *ctx, __be32 ip, struct destination4 *to, u32 hook)
+{
+	struct frontend4 frontend = {.ip = {ip}, .port = ctx->user_port, .protocol = frontend_protocol(ctx)};
+
+	if (!frontend.protocol || !in_scope(ctx))
+		return ACTION_PASS;
+	return forward4(ctx, &frontend, to, hook);
+}
+
 INLINE int outward4(struct bpf_sock_addr *ctx, u32 hook)
 {
-	struct frontend4 frontend = {.ip = {ctx->user_ip4}, .port = ctx->user_port};
 	struct destination4 to = {};
-	u32 action;
+	u32 action = decide4(ctx, ctx->user_ip4, &to, hook);
 
-	frontend.protocol = frontend_protocol(ctx);
-	if (!frontend.protocol || !in_scope(ctx))
-		return PROCEED;
-	action = forward4(ctx, &frontend, &to, hook);
-	if (action == ACTION_REFUSED)
-		return refuse();
 	if (action == ACTION_REDIRECTED) {
 		WRITE_CONTEXT(ctx, user_ip4, to.ip[0]);
 		WRITE_CONTEXT(ctx, user_port, to.port);
 	}
-	return PROCEED;
+	return verdict(action);
 }
+#endif
 
 INLINE int outward_mapped(struct bpf_sock_addr *ctx, u32 hook)
 {
+	u32 action = ACTION_PASS;
 #if LRP_IPV4
-	struct frontend4 frontend = {.ip = {ctx->user_ip6[3]}, .port = ctx->user_port};
 	struct destination4 to = {};
-	u32 action;
 
-	frontend.protocol = frontend_protocol(ctx);
-	if (!frontend.protocol || !in_scope(ctx))
-		return PROCEED;
-	action = forward4(ctx, &frontend, &to, hook);
-	if (action == ACTION_REFUSED)
-		return refuse();
+	action = decide4(ctx, ctx->user_ip6[3], &to, hook);
 	if (action == ACTION_REDIRECTED) {
 		WRITE_CONTEXT(ctx, user_ip6[3], to.ip[0]);
 		WRITE_CONTEXT(ctx, user_port, to.port);
 	}
 #endif
-	return PROCEED;
+	return verdict(action);
 }
 
 INLINE int outward6(struct bpf_sock_addr *ctx, u32 hook)
 {
+	u32 action = ACTION_PASS;
 #if LRP_IPV6
 	struct frontend6 frontend = {
 	    .ip = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]},
 	    .port = ctx->user_port,
+	    .protocol = frontend_protocol(ctx),
 	};
 	struct destination6 to = {};
-	u32 action;
 
-	frontend.protocol = frontend_protocol(ctx);
-	if (!frontend.protocol || !in_scope(ctx))
-		return PROCEED;
-	action = forward6(ctx, &frontend, &to, hook);
-	if (action == ACTION_REFUSED)
-		return refuse();
+	if (frontend.protocol && in_scope(ctx))
+		action = forward6(ctx, &frontend, &to, hook);
 	if (action == ACTION_REDIRECTED) {
 		WRITE_CONTEXT(ctx, user_ip6[0], to.ip[0]);
 		WRITE_CONTEXT(ctx, user_ip6[1], to.ip[1]);
@@ -123,7 +124,7 @@ INLINE int outward6(struct bpf_sock_addr *ctx, u32 hook)
 		WRITE_CONTEXT(ctx, user_port, to.port);
 	}
 #endif
-	return PROCEED;
+	return verdict(action);
 }
 
 INLINE int inward4(struct bpf_sock_addr *ctx)

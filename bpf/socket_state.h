@@ -4,7 +4,7 @@
  *
  * It is kept in socket storage: it dies with the socket, is never evicted, and costs sockets that are not redirected
  * nothing. Most sockets talk to one frontend; four have room at once, and a second storage of LRP_MANY_PEERS is made
- * for the rare socket that talks to more (one big storage would cost every socket 1 KB and 321 ns). The hooks run
+ * for the rare socket that talks to more (one big storage would cost every socket memory and time). The hooks run
  * under the socket's lock, so no lock is needed here.
  */
 

@@ -3,8 +3,7 @@
 Level-triggered: `update` notes what is wanted, `flush` writes the difference and can be called again after any failure,
 `reconcile` reads the kernel back and repairs what others have broken. What is in the kernel outlives this object.
 
-All calls come from one worker thread: some block for a moment (a grace period is about 60 ms, the loader's child takes
-half a second).
+All calls come from one worker thread: some block for a moment (a grace period, the loader's child).
 """
 
 import struct

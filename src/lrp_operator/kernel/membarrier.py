@@ -1,7 +1,7 @@
 """membarrier(2): wait until every reader that was in the kernel has left it.
 
 MEMBARRIER_CMD_GLOBAL waits for an RCU grace period (man 2 membarrier), and BPF programs run inside RCU read sections:
-when it returns, no program is still using what was unlinked from a map before the call. It takes about 60 ms.
+when it returns, no program is still using what was unlinked from a map before the call. It takes a while.
 """
 
 import ctypes

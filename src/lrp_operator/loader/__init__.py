@@ -1,6 +1,6 @@
 """From C in bpf/ to programs in the kernel, by BCC in a short-lived child process.
 
-LLVM would cost the agent 100 MiB for good, so a child compiles, loads, pins, reports on standard output and exits:
+LLVM would stay in the agent's memory for good, so a child compiles, loads, pins, reports on standard output and exits:
 `run` starts it, `__main__` is the child and the only importer of bcc. Another way of getting programs into the kernel
 (objects compiled beforehand) would replace `__main__` and nothing else.
 

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.privileged
 @pytest.fixture
 def watch(node: Node) -> Iterator[LinkWatch]:
     watch = LinkWatch(node.netns)
+    while select.select([watch], [], [], 0.3)[0]:  # the node's own making has a tail: addresses and routes of its links
+        watch.changed()
     yield watch
     watch.close()
 
