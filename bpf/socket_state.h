@@ -134,6 +134,7 @@ INLINE bool F(remember)(struct bpf_sock_addr *ctx, struct F(few_peers) * few, st
 		peer->frontend_port = slot->frontend.port;
 		F(copy_ip)(peer->backend_ip, slot->ip);
 		peer->backend_port = slot->port;
+		peer->protocol = slot->frontend.protocol;
 		peer->replies = 1;
 	}
 	peer->generation = slot->generation;

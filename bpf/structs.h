@@ -103,6 +103,7 @@ struct affinity6 {
  * replies: datagrams from the backend are this frontend's replies. Of several frontends with one backend on one socket
  * only the last one sent to has it, for a reply does not tell which it answers.
  * index, generation: where the backend stood in its run, to find it again in O(1) while the run is the same.
+ * protocol: the frontend's and the backend's; for the agent, which ends sockets whose backend has left.
  * An entry with frontend_port 0 is free.
  */
 struct peer4 {
@@ -112,7 +113,8 @@ struct peer4 {
 	__be16 backend_port;
 	u32 generation;
 	u16 index;
-	u16 replies;
+	u8 replies;
+	u8 protocol;
 };
 
 struct peer6 {
@@ -122,7 +124,8 @@ struct peer6 {
 	__be16 backend_port;
 	u32 generation;
 	u16 index;
-	u16 replies;
+	u8 replies;
+	u8 protocol;
 };
 
 struct few_peers4 {

@@ -4,7 +4,26 @@ import socket
 
 import pytest
 
-from tests.datapath.world import DNS, FAR, TCP, UDP, VIP, VIP2, WAYS, WEB, World, ask, socket_in
+from lrp_operator.datapath import remembered
+from lrp_operator.datapath.ending import Ender
+from lrp_operator.kernel.sockstorage import StorageUnreadableError
+from lrp_operator.resolve.model import Delta
+from tests.datapath.world import (
+    DNS,
+    FAR,
+    TCP,
+    UDP,
+    VIP,
+    VIP2,
+    WAYS,
+    WEB,
+    InNode,
+    World,
+    ask,
+    exchange,
+    socket_in,
+    written,
+)
 
 pytestmark = pytest.mark.privileged
 
@@ -36,16 +55,75 @@ def test_connected_udp_sockets_are_ended(world: World, way: str) -> None:
         assert ask(connected) == "two"
 
 
-def test_a_backend_that_another_frontend_still_has_is_spared(world: World) -> None:
-    both = [world.entry("4", UDP, world.one), world.entry("4", UDP, world.one, vip=VIP2)]
+@pytest.mark.parametrize("way", WAYS)
+def test_only_sockets_of_the_frontend_that_lost_the_backend(world: World, way: str) -> None:
+    both = [world.entry(way, UDP, world.one), world.entry(way, UDP, world.one, vip=VIP2)]
     world.program(*both)
-    with socket_in(world.client, "4") as sock:
-        sock.connect((VIP["4"], DNS))
-        assert world.program(both[1]).sockets_ended == 0
-        assert ask(sock) == "one"
+    with (
+        socket_in(world.client, way) as through_one,
+        socket_in(world.client, way) as through_two,
+        socket_in(world.client, way) as direct,
+    ):
+        through_one.connect((VIP[way], DNS))
+        through_two.connect((VIP2[way], DNS))
+        direct.connect((written(world.one, way), DNS))
+        assert [ask(sock) for sock in (through_one, through_two, direct)] == ["one"] * 3
+
+        assert world.program(both[1]).sockets_ended == 1
+        with pytest.raises(ConnectionAbortedError):
+            through_one.recv(100)
+        assert [ask(sock) for sock in (through_two, direct)] == ["one"] * 2
+
         assert world.program().sockets_ended == 1
         with pytest.raises(ConnectionAbortedError):
+            through_two.recv(100)
+        assert ask(direct) == "one"
+
+
+def test_what_a_killed_agent_left_undone_is_made_up_for(world: World) -> None:
+    """The maps were changed, and nobody came to ending the sockets: the next agent finds them stale."""
+    world.program(world.entry("4", UDP, world.one))
+    with socket_in(world.client, "4") as sock:
+        sock.connect((VIP["4"], DNS))
+        with pytest.MonkeyPatch.context() as killed:
+            killed.setattr(Ender, "end_stale", lambda *_: (0, []))
+            world.program(world.entry("4", UDP, world.two))
+        assert ask(sock) == "one"
+
+        with InNode(world.node, world.settings) as successor:
+            successor.update(Delta({e.frontend: e for e in [world.entry("4", UDP, world.two)]}, {}, {}))
+            assert successor.flush(complete=False).sockets_ended == 0
+            assert successor.flush(complete=True).sockets_ended == 1
+        with pytest.raises(ConnectionAbortedError):
             sock.recv(100)
+
+
+def test_an_unconnected_socket_is_left_alone(world: World) -> None:
+    world.program(world.entry("4", UDP, world.one))
+    with socket_in(world.client, "4") as sock:
+        assert exchange(sock, (VIP["4"], DNS)) == ("one", (VIP["4"], DNS))
+        assert world.program(world.entry("4", UDP, world.two)).sockets_ended == 0
+        assert exchange(sock, (VIP["4"], DNS)) == ("two", (VIP["4"], DNS))
+
+
+def test_without_the_iterator_sockets_are_ended_by_address(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that can't list socket storage: stands in for one by refusing the iterator here."""
+
+    def refuse(*_: object) -> None:
+        raise StorageUnreadableError("this kernel can't list what sockets remember: no BTF")
+
+    monkeypatch.setattr(remembered, "SocketStorage", refuse)
+    with world.instead() as datapath:
+        both = [world.entry("4", UDP, world.one), world.entry("4", UDP, world.one, vip=VIP2)]
+        world.program(*both, datapath=datapath)
+        with socket_in(world.client, "4") as sock, socket_in(world.client, "4") as direct:
+            sock.connect((VIP["4"], DNS))
+            direct.connect((world.one.ipv4, DNS))
+            assert world.program(both[1], datapath=datapath).sockets_ended == 0
+            assert world.program(datapath=datapath).sockets_ended == 2
+        [feature] = [f for f in datapath.status().features if f.name == "listing of socket storage"]
+        assert not feature.available
+        assert "own address" in feature.consequence
 
 
 def test_tcp_is_ended_on_request(world: World) -> None:

@@ -12,7 +12,7 @@ types are never coerced, unknown fields are ignored, a field set to null is an a
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
@@ -20,36 +20,21 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lrp_operator.api import rules
 from lrp_operator.api.addresses import Protocol, parse_ip
+from lrp_operator.api.annotations import Extensions, read_annotations
 from lrp_operator.api.objects import Policy
 from lrp_operator.api.policy import (
     AddressMatcher,
     LabelExpression,
     LabelSelector,
-    OnNoBackend,
     Operator,
     PolicyPort,
     PolicyRules,
     ServiceMatcher,
 )
-
-ON_NO_BACKEND = "lrp-operator.io/on-no-backend"
-"""The annotation that says what happens to a frontend that nothing on the node can serve."""
+from lrp_operator.api.problems import FieldError, quoted
 
 MAX_ERRORS = 10
 """A policy of a million mistakes is told the first few, and how many more there are."""
-
-
-class FieldError(NamedTuple):
-    """One thing wrong in a policy.
-
-    path: the field, as in `spec.redirectBackend.toPorts[0].port`; message: what is wrong and how to mend it.
-    """
-
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}"
 
 
 class PolicyInvalid(Exception):  # noqa: N818 -- named like the verdict; it is the user's error, not ours
@@ -65,15 +50,7 @@ class PolicyInvalid(Exception):  # noqa: N818 -- named like the verdict; it is t
 
 def parse_policy(policy: Policy) -> PolicyRules:
     """Say what a policy means. Raises PolicyInvalid, and nothing else, if it breaks a rule."""
-    errors: list[FieldError] = []
-    on_no_backend = OnNoBackend.FALL_BACK
-    written = (policy.metadata.annotations or {}).get(ON_NO_BACKEND, on_no_backend)
-    try:
-        on_no_backend = OnNoBackend(written)
-    except ValueError:
-        # Neither guess would do: "fallback" could open what was to be closed, "drop" close what was to be open.
-        message = f'must be "{OnNoBackend.DROP}" or "{OnNoBackend.FALL_BACK}", not {_quoted(written)}'
-        errors.append(FieldError(f'metadata.annotations["{ON_NO_BACKEND}"]', message))
+    extensions, errors = read_annotations(policy.metadata.annotations or {})
     try:
         spec = PolicySpec.model_validate({} if policy.spec is None else policy.spec)
     except ValidationError as error:
@@ -82,30 +59,30 @@ def parse_policy(policy: Policy) -> PolicyRules:
     errors += _cross_checks(spec, policy.metadata.namespace)
     if errors:
         raise PolicyInvalid(errors)
-    return _rules_of(spec, on_no_backend)
+    return _rules_of(spec, extensions)
 
 
 # --- The fields -------------------------------------------------------------------------------------------------------
 
 
 def _checked_port(text: str) -> str:
-    return text if rules.is_port(text) else _reject(f"{rules.PORT_MESSAGE}, not {_quoted(text)}")
+    return text if rules.is_port(text) else _reject(f"{rules.PORT_MESSAGE}, not {quoted(text)}")
 
 
 def _checked_ip(text: str) -> str:
     try:
         parse_ip(text)
     except ValueError:
-        _reject(f"{rules.IP_MESSAGE}, not {_quoted(text)}")
+        _reject(f"{rules.IP_MESSAGE}, not {quoted(text)}")
     return text
 
 
 def _checked_label_key(text: str) -> str:
-    return text if rules.is_label_key(text) else _reject(f"{_quoted(text)} {rules.LABEL_KEY_MESSAGE}")
+    return text if rules.is_label_key(text) else _reject(f"{quoted(text)} {rules.LABEL_KEY_MESSAGE}")
 
 
 def _checked_label_value(text: str) -> str:
-    return text if rules.is_label_value(text) else _reject(f"{_quoted(text)} {rules.LABEL_VALUE_MESSAGE}")
+    return text if rules.is_label_value(text) else _reject(f"{quoted(text)} {rules.LABEL_VALUE_MESSAGE}")
 
 
 def _reject(message: str) -> str:
@@ -278,7 +255,7 @@ def _cross_checks(spec: PolicySpec, namespace: str) -> Iterator[FieldError]:
     if service is not None and service.namespace != namespace:
         yield FieldError(
             "spec.redirectFrontend.serviceMatcher.namespace",
-            f"must be the policy's own namespace, {_quoted(namespace)}, not {_quoted(service.namespace)}",
+            f"must be the policy's own namespace, {quoted(namespace)}, not {quoted(service.namespace)}",
         )
     for index, item in enumerate(spec.redirect_backend.local_endpoint_selector.match_expressions):
         if (item.operator in ("In", "NotIn")) != bool(item.values):
@@ -301,13 +278,13 @@ def _name_errors(path: str, ports: list[Port]) -> Iterator[FieldError]:
         if not port.name:
             yield FieldError(f"{path}[{index}].name", f"is needed {rules.NAMES_NEEDED}: {rules.NAME_MESSAGE}")
         elif not rules.is_port_name(port.name):
-            yield FieldError(f"{path}[{index}].name", f"{_quoted(port.name)} is no port name: {rules.NAME_MESSAGE}")
+            yield FieldError(f"{path}[{index}].name", f"{quoted(port.name)} is no port name: {rules.NAME_MESSAGE}")
 
 
 # --- From the fields to their meaning ---------------------------------------------------------------------------------
 
 
-def _rules_of(spec: PolicySpec, on_no_backend: OnNoBackend) -> PolicyRules:
+def _rules_of(spec: PolicySpec, extensions: Extensions) -> PolicyRules:
     _, ports = spec.redirect_frontend.ports
     backend_ports = spec.redirect_backend.to_ports
     return PolicyRules(
@@ -315,7 +292,8 @@ def _rules_of(spec: PolicySpec, on_no_backend: OnNoBackend) -> PolicyRules:
         selector=_selector_of(spec.redirect_backend.local_endpoint_selector),
         backend_ports=_ports_of(backend_ports, named=len(ports) > 1 or len(backend_ports) > 1),
         skip_redirect_from_backend=spec.skip_redirect_from_backend,
-        on_no_backend=on_no_backend,
+        on_no_backend=extensions.on_no_backend,
+        node_selector=extensions.node_selector,
     )
 
 
@@ -367,10 +345,10 @@ def _message(details: ErrorDetails) -> str:
     if kind == "missing":
         return "is missing"
     if kind in _WANTED:
-        quotes = f'; write "{_quoted(value)}", in quotes' if kind == "string_type" and type(value) in _SCALARS else ""
-        return f"must be {_WANTED[kind]}, not {_quoted(value)}{quotes}"
+        quotes = f'; write "{quoted(value)}", in quotes' if kind == "string_type" and type(value) in _SCALARS else ""
+        return f"must be {_WANTED[kind]}, not {quoted(value)}{quotes}"
     if kind == "literal_error":
-        return f"must be {details['ctx']['expected'].replace(chr(39), '')}, not {_quoted(value)}"
+        return f"must be {details['ctx']['expected'].replace(chr(39), '')}, not {quoted(value)}"
     if kind == "too_short":
         return "must have at least one entry"
     if kind == "string_too_short":
@@ -389,23 +367,5 @@ def _path(location: tuple[int | str, ...]) -> str:
         elif re.fullmatch(r"[A-Za-z]+", part) and not text.endswith(".matchLabels"):
             text += f".{part}"
         else:
-            text += f"[{_quoted(part)}]"
+            text += f"[{quoted(part)}]"
     return text
-
-
-def _quoted(value: Any) -> str:
-    """Write a value for a message, on one line and not too long of it."""
-    if isinstance(value, str):
-        return f'"{_shortened(value)}"'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int) and value.bit_length() > 64:
-        return "a huge number"  # Python refuses to write one of thousands of digits
-    if isinstance(value, int | float):
-        return str(value)
-    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else "nothing"
-
-
-def _shortened(text: str, limit: int = 60) -> str:
-    clean = "".join(letter if letter.isprintable() else "?" for letter in text[:limit])
-    return clean + "..." if len(text) > limit else clean

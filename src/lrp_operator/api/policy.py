@@ -87,10 +87,11 @@ class OnNoBackend(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PolicyRules:
-    """A valid policy's meaning."""
+    """A valid policy's meaning. node_selector: the nodes on which it applies; None for every node."""
 
     frontend: AddressMatcher | ServiceMatcher
     selector: LabelSelector
     backend_ports: tuple[PolicyPort, ...]
     skip_redirect_from_backend: bool = False
     on_no_backend: OnNoBackend = OnNoBackend.FALL_BACK
+    node_selector: LabelSelector | None = None

@@ -1,24 +1,31 @@
-"""The CRD, generated: `python -m lrp_operator.api.schema` writes deploy/crds/ciliumlocalredirectpolicies.yaml.
+"""The CRDs, generated: `python -m lrp_operator.api.schema` writes deploy/crds.
 
-Pydantic gives a JSON schema of the models; the API server takes structural schemas only, which have no references, no
-`anyOf` for what may be absent, and no titles. Everything else here is what people see of the resource: its names and
-its columns.
+Pydantic and msgspec give a JSON schema of the models; the API server takes structural schemas only, which have no
+references, no `anyOf` for what may be absent, and no titles. Everything else here is what people see of the resources:
+their names and their columns.
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 from pydantic import BaseModel
 
+from lrp_operator.api import nodestate
 from lrp_operator.api.crd import PolicySpec
+from lrp_operator.api.nodestate import NodeRedirectState
 from lrp_operator.api.status import PolicyStatus
 
-HEADER = "# Generated from lrp_operator.api.crd by `python -m lrp_operator.api.schema`: edit the models instead.\n"
-PATH = Path("deploy/crds/ciliumlocalredirectpolicies.yaml")
+HEADER = "# Generated from lrp_operator.api by `python -m lrp_operator.api.schema`: edit the models instead.\n"
+DIRECTORY = Path("deploy/crds")
 
-NAMES = {
+VERSION_ANNOTATION = "lrp-operator.io/crd-version"
+CRD_VERSION = 1
+"""Raised with every change of a schema: a controller never puts an older one in the place of a newer one."""
+
+POLICY_NAMES: dict[str, Any] = {
     "kind": "CiliumLocalRedirectPolicy",
     "listKind": "CiliumLocalRedirectPolicyList",
     "plural": "ciliumlocalredirectpolicies",
@@ -26,7 +33,7 @@ NAMES = {
     "shortNames": ["clrp"],
     "categories": ["cilium", "ciliumpolicy"],
 }
-COLUMNS = [
+POLICY_COLUMNS: list[dict[str, Any]] = [
     {
         "name": "Frontend",
         "type": "string",
@@ -34,23 +41,89 @@ COLUMNS = [
         "jsonPath": ".spec.redirectFrontend.*['ip','serviceName']",
     },
     {
-        "name": "Backends",
-        "type": "integer",
-        "description": "How many pods can serve, on all nodes together.",
-        "jsonPath": ".status.backends",
+        "name": "Accepted",
+        "type": "string",
+        "description": "Whether the policy is valid and allowed.",
+        "jsonPath": '.status.conditions[?(@.type=="Accepted")].status',
     },
     {
-        "name": "Ready",
+        "name": "Programmed",
         "type": "string",
-        "description": "Whether the policy is accepted and in force wherever a pod can serve.",
-        "jsonPath": '.status.conditions[?(@.type=="Ready")].status',
+        "description": "Whether the policy is in force on every node with a pod that can serve.",
+        "jsonPath": '.status.conditions[?(@.type=="Programmed")].status',
+    },
+    {
+        "name": "Reason",
+        "type": "string",
+        "description": "Why.",
+        "jsonPath": '.status.conditions[?(@.type=="Programmed")].reason',
+    },
+    {
+        "name": "Wanted",
+        "type": "integer",
+        "description": "How many nodes have a pod that can serve.",
+        "jsonPath": ".status.nodesWanted",
+    },
+    {
+        "name": "Redirecting",
+        "type": "integer",
+        "description": "On how many of them the policy is in force.",
+        "jsonPath": ".status.nodesProgrammed",
+    },
+    {
+        "name": "Falling back",
+        "type": "integer",
+        "description": "On how many nodes no pod can serve.",
+        "jsonPath": ".status.nodesFallingBack",
+        "priority": 1,
+    },
+    {
+        "name": "Degraded",
+        "type": "string",
+        "description": "Whether something about the policy needs mending.",
+        "jsonPath": '.status.conditions[?(@.type=="Degraded")].status',
+        "priority": 1,
+    },
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+]
+
+NODE_NAMES: dict[str, Any] = {
+    "kind": "NodeRedirectState",
+    "listKind": "NodeRedirectStateList",
+    "plural": nodestate.PLURAL,
+    "singular": "noderedirectstate",
+    "shortNames": ["nrs"],
+}
+NODE_COLUMNS: list[dict[str, Any]] = [
+    {
+        "name": "Mode",
+        "type": "string",
+        "description": "What the agent's settings amount to.",
+        "jsonPath": ".report.mode",
+    },
+    {
+        "name": "InForce",
+        "type": "boolean",
+        "description": "Whether what is programmed takes effect.",
+        "jsonPath": ".report.inForce",
+    },
+    {
+        "name": "Policies",
+        "type": "string",
+        "description": "The first of the policies that concern the node.",
+        "jsonPath": ".report.policies[0:3].policy",
     },
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 ]
 
 
-def crd() -> dict[str, Any]:
-    """Return the CustomResourceDefinition."""
+def crds() -> dict[str, dict[str, Any]]:
+    """Return the CustomResourceDefinitions by the resources' plural names."""
+    return {POLICY_NAMES["plural"]: policy_crd(), NODE_NAMES["plural"]: node_crd()}
+
+
+def policy_crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of CiliumLocalRedirectPolicy."""
     schema = {
         "description": "Redirects connections to an address or a Service to a pod on the client's own node.",
         "type": "object",
@@ -63,25 +136,59 @@ def crd() -> dict[str, Any]:
             "status": _structural(PolicyStatus),
         },
     }
-    version = {
-        "name": "v2",
+    version = _version("v2", schema, POLICY_COLUMNS) | {"subresources": {"status": {}}}
+    return _definition("cilium.io", POLICY_NAMES, "Namespaced", version)
+
+
+def node_crd() -> dict[str, Any]:
+    """Return the CustomResourceDefinition of NodeRedirectState."""
+    generated = msgspec.json.schema(NodeRedirectState)
+    models = generated["$defs"]
+    schema = {
+        "description": "What one node has programmed; written by its agent alone, and gone with the Node.",
+        "type": "object",
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "report": _convert(_without(models["NodeReport"], "title"), models),
+        },
+    }
+    return _definition(nodestate.GROUP, NODE_NAMES, "Cluster", _version(nodestate.VERSION, schema, NODE_COLUMNS))
+
+
+def crd_yaml(definition: dict[str, Any]) -> str:
+    """Return a CRD as it is written to DIRECTORY."""
+    return HEADER + yaml.dump(definition, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+def write(directory: Path) -> None:
+    """Write every CRD, each to the file of its name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for plural, definition in crds().items():
+        (directory / f"{plural}.yaml").write_text(crd_yaml(definition), encoding="utf-8")
+
+
+def _version(name: str, schema: dict[str, Any], columns: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "name": name,
         "served": True,
         "storage": True,
-        "subresources": {"status": {}},
-        "additionalPrinterColumns": COLUMNS,
+        "additionalPrinterColumns": columns,
         "schema": {"openAPIV3Schema": schema},
     }
+
+
+def _definition(group: str, names: dict[str, Any], scope: str, version: dict[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{NAMES['plural']}.cilium.io"},
-        "spec": {"group": "cilium.io", "names": NAMES, "scope": "Namespaced", "versions": [version]},
+        "metadata": {
+            "name": f"{names['plural']}.{group}",
+            "annotations": {VERSION_ANNOTATION: str(CRD_VERSION)},
+        },
+        "spec": {"group": group, "names": names, "scope": scope, "versions": [version]},
     }
-
-
-def crd_yaml() -> str:
-    """Return the CRD as it is written to PATH."""
-    return HEADER + yaml.dump(crd(), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -120,7 +227,7 @@ def _keyword(key: str, value: Any, models: dict[str, Any]) -> Any:
 
 def _is_kept(key: str, value: Any) -> bool:
     """Titles repeat the names; empty defaults would be written into every object."""
-    return key not in ("title", "$defs") and not (key == "default" and value in (None, "", [], {}))
+    return key not in ("title", "$defs") and not (key == "default" and not value and value is not False)
 
 
 def _without(node: dict[str, Any], key: str) -> dict[str, Any]:
@@ -128,6 +235,5 @@ def _without(node: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    PATH.write_text(crd_yaml(), encoding="utf-8")
-    sys.stdout.write(f"wrote {PATH}\n")
+    write(DIRECTORY)
+    sys.stdout.write(f"wrote {DIRECTORY}\n")

@@ -1,38 +1,117 @@
-"""Ending sockets that are still connected to a backend which has left.
+"""Ending sockets whose backend has left their frontend.
 
 A connected UDP socket would keep sending to a pod that is gone, and a resolver would wait for its timeout. Ended
 (SOCK_DESTROY), its owner sees an error at once, connects anew, and is sent to a backend that lives. TCP notices by
 itself; it is ended too where the settings ask for it.
 
-A backend is left alone while any frontend still has it. Known limit: a socket that its owner connected to the pod's
-own address has the same remote address, and is ended as well.
+Level-triggered: a socket is stale when it remembers a backend that its frontend has not (any more), whenever and by
+whomever the maps were changed; an agent that was killed between the change and the ending is made up for by the next.
+What sockets remember is read from the kernel (`remembered`); one that its owner connected to the pod's own address
+remembers nothing and is left alone.
+
+Where the kernel can't list what sockets remember, sockets are ended by their remote address instead, once no frontend
+has that backend any more; then a socket connected to the pod's own address is ended as well.
 """
 
 import logging
 import socket
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from lrp_operator.api.addresses import L4Addr, Protocol
+from lrp_operator.datapath.model import DatapathError, Feature
+from lrp_operator.datapath.remembered import Pair, Remembered
 from lrp_operator.kernel.netns import NetnsError
-from lrp_operator.kernel.sockdiag import SockDiagError, end_sockets_everywhere
+from lrp_operator.kernel.sockdiag import SockDiagError, SocketInfo, end_sockets_everywhere
+from lrp_operator.kernel.sockstorage import StorageUnreadableError
 
 log = logging.getLogger(__name__)
 
 _NUMBERS = {Protocol.UDP: socket.IPPROTO_UDP, Protocol.TCP: socket.IPPROTO_TCP}
 
+_TRIES = 2
 
-def end_sockets_of(backends: set[L4Addr], *, tcp: bool) -> tuple[int, list[str]]:
-    """End sockets connected to these backends in every namespace; return how many, and what could not be done."""
-    ended, problems = 0, []
-    for protocol in (Protocol.UDP, Protocol.TCP) if tcp else (Protocol.UDP,):
-        remotes = {(backend.ip, backend.port) for backend in backends if backend.protocol is protocol}
-        if not remotes:
-            continue
+_Stale = tuple[int, L4Addr]
+"""A socket's cookie, and a backend that it remembers and that has left."""
+
+Stands = Callable[[L4Addr, L4Addr], bool]
+"""Whether a frontend has a backend, as the maps are now."""
+
+
+class Ender:
+    """Ends stale sockets. folders: the pins of the socket storages, of every version that there is."""
+
+    def __init__(self, folders: Iterable[Path], *, tcp: bool) -> None:
+        self._protocols = (Protocol.UDP, Protocol.TCP) if tcp else (Protocol.UDP,)
+        self._storages: list[Remembered] = []
+        self._tries: dict[_Stale, int] = {}
+        self.unreadable = ""
         try:
-            report = end_sockets_everywhere(_NUMBERS[protocol], remotes)
-        except (SockDiagError, NetnsError) as error:
-            problems.append(f"sockets connected to backends that left could not be ended: {error}")
-            continue
-        for problem in report.problems:
-            log.info("clients of backends that left may not notice at once: %s", problem)
-        ended += report.ended
-    return ended, problems
+            for folder in folders:
+                self._storages.append(Remembered(folder))
+        except (StorageUnreadableError, DatapathError) as error:
+            self.close()
+            self.unreadable = str(error)
+
+    def close(self) -> None:
+        """Let go of the storages; the maps stay."""
+        for storage in self._storages:
+            storage.close()
+        self._storages.clear()
+
+    def feature(self) -> Feature:
+        """Tell people what this kernel can do, and what is worse where it can't."""
+        consequence = "a pod that stops being a backend loses the sockets connected to its own address, too"
+        return Feature("listing of socket storage", not self.unreadable, consequence if self.unreadable else "")
+
+    def end_stale(self, stands: Stands) -> tuple[int, list[str]]:
+        """End connected sockets that remember what does not stand; return how many, and what could not be done.
+
+        A stale entry of a socket that is not connected does no harm (its next send chooses anew): it is looked at
+        twice, for it may have been about to connect, and then no more. Raises OSError where the storages can't be read.
+        """
+        stale = {
+            (cookie, pair.backend)
+            for pair, cookies in self._remembered()
+            if not stands(pair.frontend, pair.backend)
+            for cookie in cookies
+        }
+        self._tries = {entry: tries for entry, tries in self._tries.items() if entry in stale}
+        due = {entry for entry in stale if self._tries.get(entry, 0) < _TRIES}
+        wanted = {(cookie, backend.ip, backend.port) for cookie, backend in due}
+        ended, problems, everywhere = self._end(
+            {backend for _, backend in due}, lambda found: (found.cookie, *found.remote) in wanted
+        )
+        if everywhere:
+            self._tries |= {entry: self._tries.get(entry, 0) + 1 for entry in due}
+        return ended, problems
+
+    def _remembered(self) -> Iterator[tuple[Pair, set[int]]]:
+        for storage in self._storages:
+            for pair, cookies in storage.sockets().items():
+                if pair.frontend.protocol in self._protocols:
+                    yield pair, cookies
+
+    def end_all_of(self, backends: set[L4Addr]) -> tuple[int, list[str]]:
+        """End every socket that is connected to one of these, redirected or not."""
+        ended, problems, _ = self._end(backends, None)
+        return ended, problems
+
+    def _end(self, backends: set[L4Addr], confirm: Callable[[SocketInfo], bool] | None) -> tuple[int, list[str], bool]:
+        """Return how many were ended, what could not be done, and whether every namespace was searched."""
+        ended, problems, everywhere = 0, [], True
+        for protocol in self._protocols:
+            remotes = {(backend.ip, backend.port) for backend in backends if backend.protocol is protocol}
+            if not remotes:
+                continue
+            try:
+                report = end_sockets_everywhere(_NUMBERS[protocol], remotes, confirm)
+            except (SockDiagError, NetnsError) as error:
+                problems.append(f"sockets connected to backends that left could not be ended: {error}")
+                everywhere = False
+                continue
+            for problem in report.problems:
+                log.info("clients of backends that left may not notice at once: %s", problem)
+            everywhere = everywhere and not report.problems
+            ended += report.ended
+        return ended, problems, everywhere

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lrp_operator.api.addresses import L4Addr
 from lrp_operator.datapath import programs as programs_room
-from lrp_operator.datapath.ending import end_sockets_of
+from lrp_operator.datapath.ending import Ender
 from lrp_operator.datapath.events import Events
 from lrp_operator.datapath.layout import COUNTERS, FLAG_NAMES, check_map
 from lrp_operator.datapath.model import (
@@ -176,6 +176,7 @@ class _Opened:
         self._pins: dict[str, Path] = {}
         self.complete = False
         self._problems: tuple[str, ...] = ()
+        self._search_due = True  # an agent before this one may not have come to ending the sockets that it should have
         try:
             self._programs.load()
             self._open_maps()
@@ -215,6 +216,8 @@ class _Opened:
         self.skips = SkipTable({n: self._maps[f"skip{digit}"] for n, digit in families}, self._locator.cookie)
         self.events = Events(self._maps["events"], self._maps["control"])
         self._resources.callback(self.events.close)
+        self._ender = Ender(self._programs.socket_folders(), tcp=self._settings.terminate_tcp)
+        self._resources.callback(self._ender.close)
 
     def _clear_counters(self, number: int) -> None:
         counters = self._maps["counters"]
@@ -286,11 +289,26 @@ class _Opened:
         return True
 
     def _end_sockets(self, changes: list[Changes]) -> tuple[int, list[str]]:
-        removed = {backend for change in changes for _, backend in change.removed_backends}
-        if removed:
+        """End sockets whose backend has left; not before the tables are complete and in force."""
+        gone = {backend for change in changes for _, backend in change.removed_backends}
+        if self._ender.unreadable:
             tables = self._tables.values()
-            removed -= {b for table in tables for p in table.programmed.values() for b in p.content.backends}
-        return end_sockets_of(removed, tcp=self._settings.terminate_tcp) if removed else (0, [])
+            gone -= {b for table in tables for p in table.programmed.values() for b in p.content.backends}
+            return self._ender.end_all_of(gone) if gone else (0, [])
+        self._search_due = self._search_due or bool(gone)
+        if not self._search_due or not self.complete or self._attach_when_filled:
+            return 0, []
+        try:
+            ended, problems = self._ender.end_stale(self._stands)
+        except OSError as error:
+            return 0, [f"what sockets remember can't be read: {error}"]
+        self._search_due = bool(problems)
+        return ended, problems
+
+    def _stands(self, frontend: L4Addr, backend: L4Addr) -> bool:
+        table = self._tables.get(len(frontend.ip))
+        programmed = table.programmed.get(frontend) if table else None
+        return programmed is not None and backend in programmed.content.backends
 
     def repair(self) -> list[str]:
         """Put links and mirrors right; return what was found wrong, as sentences. Raises DatapathError."""
@@ -302,6 +320,7 @@ class _Opened:
             drifted = self._read_back()
         except OSError as error:
             raise DatapathError(f"the kernel can't be read back: {error}") from error
+        self._search_due = True
         if drifted:
             found.append(f"{drifted} frontends had been changed by someone else")
         return found
@@ -351,7 +370,7 @@ class _Opened:
             in_force=not message,
             message=message,
             programs=self._programs.attached(),
-            features=programs_room.describe(self._features),
+            features=(*programs_room.describe(self._features), self._ender.feature()),
             problems=self._problems,
             slots_used={_family(n): table.slots.used for n, table in self._tables.items()},
             slots_max={_family(n): table.slots.size for n, table in self._tables.items()},

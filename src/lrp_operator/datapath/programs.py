@@ -157,6 +157,11 @@ class Programs:
         self.close()  # a map's pin is gone: programs that use it can't be filled
         return False
 
+    def socket_folders(self) -> list[Path]:
+        """Folders of the socket storages that are pinned, of every version; ours first."""
+        others = set(self.wanted.root.glob("sockets-v*")) - {self.wanted.sockets}
+        return [self.wanted.sockets, *sorted(others)]
+
     def repin(self) -> list[str]:
         """Pin programs again whose pins someone removed; return what was missing. Raises OSError."""
         found: list[str] = []

@@ -40,6 +40,7 @@ class Command(IntEnum):
     MAP_UPDATE_BATCH = 26
     LINK_CREATE = 28
     LINK_UPDATE = 29
+    ITER_CREATE = 33
     LINK_DETACH = 34
 
 
@@ -59,6 +60,7 @@ class ProgType(IntEnum):
 
     SCHED_CLS = 3
     CGROUP_SOCK_ADDR = 18
+    TRACING = 26
 
 
 class AttachType(IntEnum):
@@ -74,6 +76,7 @@ class AttachType(IntEnum):
     GETPEERNAME6 = 30
 
 
+_TRACE_ITER = 28  # the attach type of iterators
 QUERY_EFFECTIVE = 1  # BPF_F_QUERY_EFFECTIVE: with what ancestors attached
 
 
@@ -338,6 +341,17 @@ def load_program(kind: ProgType, instructions: bytes, attach_type: int = 0) -> F
     return Fd(call(Command.PROG_LOAD, attributes))
 
 
+def load_iterator(instructions: bytes, target: int) -> Fd:
+    """Load raw instructions as an iterator's program. target: the kernel's BTF id of what it iterates over.
+
+    Raises OSError.
+    """
+    license_ = ctypes.create_string_buffer(b"GPL")
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    head = struct.pack("=IIQQ", ProgType.TRACING, len(instructions) // 8, _pointer(code), _pointer(license_))
+    return Fd(call(Command.PROG_LOAD, struct.pack("=24s44xI36xI", head, _TRACE_ITER, target)))
+
+
 def test_run(program: Fd, data: bytes) -> int:
     """Run a program once on packet data; return its return value. Raises OSError."""
     buffer = ctypes.create_string_buffer(data, len(data))
@@ -350,6 +364,17 @@ def test_run(program: Fd, data: bytes) -> int:
 def link_to_cgroup(program: Fd, cgroup: int, attach_type: AttachType) -> Fd:
     """Attach a program to a cgroup (an open directory) by a link. Raises OSError."""
     return Fd(call(Command.LINK_CREATE, struct.pack("=4I", program.number, cgroup, attach_type, 0)))
+
+
+def link_to_map(program: Fd, found: Fd) -> Fd:
+    """Join an iterator's program and a map. Raises OSError (EINVAL where the kernel can't iterate over such a map)."""
+    target = ctypes.create_string_buffer(struct.pack("=I", found.number), 4)
+    return Fd(call(Command.LINK_CREATE, struct.pack("=4IQI", program.number, 0, _TRACE_ITER, 0, _pointer(target), 4)))
+
+
+def iterate(link: Fd) -> int:
+    """Start an iteration; return a descriptor to read, which the caller closes. Raises OSError."""
+    return call(Command.ITER_CREATE, struct.pack("=II", link.number, 0))
 
 
 def update_link(link: Fd, program: Fd) -> None:

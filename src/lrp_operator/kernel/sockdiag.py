@@ -10,12 +10,8 @@ that hold its mapped address (::ffff:a.b.c.d). A socket is named by its addresse
 been closed meanwhile (ENOENT) is never mistaken for another that took its place.
 
 WHOSE SOCKETS? A socket that its owner connected to the pod's own address, without any redirect, has the same remote
-address as one that was redirected there: nothing here can tell the two apart. Where the pod has gone, both are equally
-dead, and it does no harm to end both. Where it has merely stopped being a backend (it is unready, the policy was
-edited or deleted), ending the direct one would break a connection that works. Therefore `confirm` is asked for each
-socket found; its cookie is the one that bpf_get_socket_cookie() returns, so that the caller can look into a map of
-redirected sockets whether this one is ours. (Socket storage can't be read by cookie from user space: it takes a
-descriptor of the socket, or a bpf_iter over the storage map.)
+address as one that was redirected there: nothing here can tell the two apart. Therefore `confirm` is asked for each
+socket found; its cookie is the one that socket storage is listed with (sockstorage), which tells whether it is ours.
 """
 
 import errno

@@ -1,8 +1,9 @@
 """Change tracking: from objects that come, change and go to the table, computing anew only what a change concerns.
 
 The life of a change. `upsert` and `delete` see the object (views.py) and, if it looks different from before, note
-what it touches; nothing is computed. `resolve` then makes four passes, each noting what the next has to look at:
+what it touches; nothing is computed. `resolve` then makes five passes, each noting what the next has to look at:
 
+    ask      each touched policy: what it asks for, and who is over its namespace's limit   frontends.py, rations.py
     plan     each touched policy: which frontends it claims, and which pods serve each      frontends.py, backends.py
     decide   each touched address: who has it, and the table's entry                        ownership.py, services.py
     judge    each touched policy: the verdict on it                                         verdicts.py
@@ -13,6 +14,7 @@ gives what a start from scratch gives. What came out is compared with what was t
 """
 
 from collections.abc import Hashable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TypeVar, assert_never
 
@@ -22,6 +24,7 @@ from lrp_operator.api.addresses import L4Addr
 from lrp_operator.api.objects import ClusterObject, EndpointSlice, Node, Pod, Policy, Service
 from lrp_operator.api.policy import AddressMatcher, OnNoBackend, PolicyRules, ServiceMatcher
 from lrp_operator.resolve import verdicts
+from lrp_operator.resolve.age import Age
 from lrp_operator.resolve.backends import backends_of
 from lrp_operator.resolve.book import ServiceBook
 from lrp_operator.resolve.frontends import Claims, claims_of
@@ -30,12 +33,14 @@ from lrp_operator.resolve.model import (
     Delta,
     FrontendEntry,
     FrontendType,
+    PolicyReason,
     PolicyVerdict,
     Resolution,
     SkipEntry,
 )
 from lrp_operator.resolve.options import ClusterIPs, ResolveOptions
-from lrp_operator.resolve.ownership import Claimant, Ownership, decide
+from lrp_operator.resolve.ownership import Claimant, Ownership, ServiceClaim, decide
+from lrp_operator.resolve.rations import Rations
 from lrp_operator.resolve.selection import Selection
 from lrp_operator.resolve.services import cluster_ip_entry, is_shown
 from lrp_operator.resolve.views import (
@@ -81,6 +86,10 @@ class Touched:
     pods: set[str] = field(default_factory=set)
 
 
+WHOLE_CLUSTER = ""
+"""The node to resolve for if it is no node but the cluster: no pod is on it, and every node-selector takes it in."""
+
+
 class Resolver:
     """The resolution of one node, kept up to date."""
 
@@ -92,8 +101,12 @@ class Resolver:
         self._pods: dict[str, PodView] = {}
         self._book = ServiceBook()
         self._selection = Selection()
+        self._node_labels: dict[str, str] = {}
         self._policies_of_service: MultiIndex[str, str] = MultiIndex()
+        self._for_some_nodes: set[str] = set()
         # What follows from it.
+        self._asked: dict[str, Claims] = {}
+        self._rations = Rations(options.max_frontends_per_namespace)
         self._plans: dict[str, Plan] = {}
         self._claimants: MultiIndex[L4Addr, Claimant] = MultiIndex()
         self._owners: dict[L4Addr, Ownership] = {}
@@ -141,6 +154,9 @@ class Resolver:
         judged: dict[str, PolicyVerdict | None] = {}
         skips: dict[str, SkipEntry | None] = {}
         for key in touched.policies:
+            self._ask(key)
+        touched.policies |= self._rations.changed()
+        for key in touched.policies:
             self._plan(key, touched)
         for frontend in touched.frontends:
             _put(self._frontends, frontend, self._decide(frontend, touched), frontends)
@@ -163,6 +179,26 @@ class Resolver:
             skips=tuple(skip for _, skip in sorted(self._skips.items())),
         )
 
+    def plan_of(self, policy: str) -> Plan | None:
+        """What a valid policy would do if it had all that it claims, as the last `resolve` left it."""
+        return self._plans.get(policy)
+
+    def policy(self, key: str) -> PolicyView | None:
+        """Find a policy."""
+        return self._policies.get(key)
+
+    def claimants(self, frontend: L4Addr) -> AbstractSet[Claimant]:
+        """The policies that claim a frontend, as the last `resolve` left it."""
+        return self._claimants.get(frontend, frozenset())
+
+    def services_at(self, frontend: L4Addr) -> AbstractSet[ServiceClaim]:
+        """The Services to which a frontend belongs."""
+        return self._book.claims_at(frontend)
+
+    def policies_naming(self, service: str) -> AbstractSet[str]:
+        """The policies whose serviceMatcher names a Service."""
+        return self._policies_of_service.get(service, frozenset())
+
     # --- What a change touches ---
 
     def _set_policy(self, key: str, policy: Policy | None) -> None:
@@ -180,6 +216,7 @@ class Resolver:
     def _forget_policy(self, key: str, view: PolicyView) -> None:
         del self._policies[key]
         self._selection.remove_policy(key)
+        self._for_some_nodes.discard(key)
         service = _service_of(view.rules)
         if service is not None:
             self._policies_of_service.discard(service, key)
@@ -188,6 +225,8 @@ class Resolver:
         self._policies[key] = view
         if view.rules is not None:
             self._selection.set_policy(key, view.written.metadata.namespace, view.rules.selector)
+            if view.rules.node_selector is not None:
+                self._for_some_nodes.add(key)
         service = _service_of(view.rules)
         if service is not None:
             self._policies_of_service.add(service, key)
@@ -221,10 +260,28 @@ class Resolver:
         self._touched.policies |= self._selection.policies_of(key)
 
     def _set_node(self, name: str, node: Node | None) -> None:
-        if name == self._node:
-            self._touched.frontends |= self._book.set_node_ips(view_node_ips(node))
+        if name != self._node:
+            return
+        self._touched.frontends |= self._book.set_node_ips(view_node_ips(node))
+        labels = (node.metadata.labels if node else None) or {}
+        if labels != self._node_labels:
+            self._node_labels = labels
+            self._touched.policies |= self._for_some_nodes
 
     # --- The passes ---
+
+    def _ask(self, key: str) -> None:
+        """Work out anew what a policy asks for, wherever it applies and whether or not there is room for it."""
+        view = self._policies.get(key)
+        if view is None or view.rules is None:
+            self._asked.pop(key, None)
+            self._rations.ask(key, Age(), 0)
+            return
+        name = _service_of(view.rules)
+        service = self._book.service(name) if name else None
+        asked = claims_of(view.rules, view.written.metadata.namespace, service, self._options)
+        self._asked[key] = asked
+        self._rations.ask(key, view.age, len(asked.frontends))
 
     def _plan(self, key: str, touched: Touched) -> None:
         """Work out anew what a policy claims."""
@@ -244,11 +301,19 @@ class Resolver:
         view = self._policies.get(key)
         if view is None or view.rules is None:
             return None
-        service = _service_of(view.rules)
-        claims = claims_of(view.rules, self._book.service(service) if service else None, self._options)
-        pods = self._pods_of(key)
+        claims, pods = self._granted(key, view.rules), self._pods_of(key)
         claimant = Claimant(key, view.age, by_address=isinstance(view.rules.frontend, AddressMatcher))
         return Plan(claimant, claims, {claim.frontend: backends_of(claim, pods) for claim in claims.frontends})
+
+    def _granted(self, key: str, rules: PolicyRules) -> Claims:
+        """What a policy may claim on this node of what it asks for."""
+        if self._rations.shortage(key) is not None:
+            return Claims(PolicyReason.TOO_MANY_FRONTENDS)
+        elsewhere = rules.node_selector is not None and not rules.node_selector.matches(self._node_labels)
+        asked = self._asked[key]
+        if elsewhere and asked.accepted and self._node != WHOLE_CLUSTER:
+            return Claims(PolicyReason.NODE_NOT_SELECTED)
+        return asked
 
     def _decide(self, frontend: L4Addr, touched: Touched) -> FrontendEntry | None:
         """Decide who has a frontend, and make its entry."""
@@ -313,6 +378,7 @@ class Resolver:
             pods=self._pods_of(key),
             backends=plan.backends,
             owners=self._owners,
+            shortage=self._rations.shortage(key),
         )
         return verdicts.judge(case, meta.generation, self._options)
 

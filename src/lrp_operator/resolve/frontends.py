@@ -22,7 +22,14 @@ from lrp_operator.resolve.model import PolicyReason
 from lrp_operator.resolve.options import ResolveOptions
 from lrp_operator.resolve.views import Port, ServiceView
 
-REJECTED = frozenset({PolicyReason.INVALID, PolicyReason.ADDRESS_NOT_ALLOWED})
+REJECTED = frozenset(
+    {
+        PolicyReason.INVALID,
+        PolicyReason.NAMESPACE_NOT_ALLOWED,
+        PolicyReason.ADDRESS_NOT_ALLOWED,
+        PolicyReason.TOO_MANY_FRONTENDS,
+    }
+)
 
 
 class Claim(Struct, frozen=True):
@@ -62,10 +69,12 @@ class _Join(Struct, frozen=True):
     by_name: bool
 
 
-def claims_of(rules: PolicyRules, service: ServiceView | None, options: ResolveOptions) -> Claims:
-    """Work out what a valid policy claims. service: the one that its serviceMatcher names, if it exists."""
+def claims_of(rules: PolicyRules, namespace: str, service: ServiceView | None, options: ResolveOptions) -> Claims:
+    """Work out what a valid policy of a namespace claims. service: the one its serviceMatcher names, if it exists."""
     join = _join_of(rules)
     if isinstance(rules.frontend, AddressMatcher):
+        if not options.allows_namespace(namespace):
+            return Claims(PolicyReason.NAMESPACE_NOT_ALLOWED)
         if not options.allows_address(rules.frontend.ip):
             return Claims(PolicyReason.ADDRESS_NOT_ALLOWED)
         ports = [Port(port.port, port.protocol, port.name) for port in rules.frontend.ports]

@@ -44,14 +44,17 @@ class FrontendReason(StrEnum):
 
 
 class PolicyReason(StrEnum):
-    """Where a policy stands. The first four are accepted, the last two are not."""
+    """Where a policy stands. The first five are accepted, the others are not."""
 
     ACCEPTED = "Accepted"
     SERVICE_NOT_FOUND = "ServiceNotFound"
     SERVICE_HAS_NO_CLUSTER_IP = "ServiceHasNoClusterIP"
     SERVICE_PORT_NOT_FOUND = "ServicePortNotFound"
+    NODE_NOT_SELECTED = "NodeNotSelected"
     INVALID = "Invalid"
+    NAMESPACE_NOT_ALLOWED = "NamespaceNotAllowed"
     ADDRESS_NOT_ALLOWED = "AddressNotAllowed"
+    TOO_MANY_FRONTENDS = "TooManyFrontends"
 
 
 class FrontendVerdict(Struct, frozen=True, gc=False):

@@ -22,10 +22,18 @@ class ResolveOptions:
     """How to resolve.
 
     address_matcher_cidrs: localRedirectPolicies.addressMatcherCIDRs; empty allows every address.
+    address_matcher_namespaces: localRedirectPolicies.addressMatcherNamespaces; empty allows every namespace.
+    max_frontends_per_namespace: localRedirectPolicies.maxFrontendsPerNamespace; 0 allows any number.
     """
 
     address_matcher_cidrs: tuple[IPNetwork, ...] = ()
     cluster_ips: ClusterIPs = ClusterIPs.OMIT
+    address_matcher_namespaces: tuple[str, ...] = ()
+    max_frontends_per_namespace: int = 0
+
+    def allows_namespace(self, namespace: str) -> bool:
+        """Whether policies of a namespace may have an addressMatcher."""
+        return not self.address_matcher_namespaces or namespace in self.address_matcher_namespaces
 
     def allows_address(self, ip: bytes) -> bool:
         """Whether an addressMatcher may name this address (4 or 16 bytes, network order)."""

@@ -13,6 +13,7 @@ from lrp_operator.resolve.backends import declares
 from lrp_operator.resolve.frontends import Claim
 from lrp_operator.resolve.options import IPNetwork
 from lrp_operator.resolve.ownership import Claimant, ServiceClaim
+from lrp_operator.resolve.rations import Shortage
 from lrp_operator.resolve.services import AddressKind
 from lrp_operator.resolve.views import PodView, Port, ServiceView
 
@@ -25,6 +26,27 @@ def address_not_allowed(matcher: AddressMatcher, allowed: Sequence[IPNetwork]) -
     """Say that an address is outside the configured networks."""
     networks = ", ".join(str(network) for network in allowed)
     return f"Address {format_ip(matcher.ip)} is outside localRedirectPolicies.addressMatcherCIDRs ({networks})."
+
+
+def namespace_not_allowed(namespace: str, allowed: Sequence[str]) -> str:
+    """Say that a namespace's policies may not name addresses."""
+    return (
+        f"Namespace {namespace} may not use addressMatcher: it is not among"
+        f" localRedirectPolicies.addressMatcherNamespaces ({', '.join(allowed)})."
+    )
+
+
+def too_many_frontends(namespace: str, shortage: Shortage) -> str:
+    """Say that a namespace has no room for a policy's frontends."""
+    return (
+        f"Namespace {namespace} may have {shortage.limit} frontends (localRedirectPolicies.maxFrontendsPerNamespace):"
+        f" older policies have {shortage.taken}, and this one asks for {shortage.asked}."
+    )
+
+
+def node_not_selected(node: str) -> str:
+    """Say that a policy is not for a node."""
+    return f"Node {node} does not match lrp-operator.io/node-selector: the policy does not apply here."
 
 
 def service_not_found(matcher: ServiceMatcher) -> str:

@@ -12,12 +12,14 @@ from lrp_operator.resolve.frontends import Claim, Claims
 from lrp_operator.resolve.model import FrontendReason, FrontendVerdict, PolicyReason, PolicyVerdict
 from lrp_operator.resolve.options import ResolveOptions
 from lrp_operator.resolve.ownership import Claimant, Ownership
+from lrp_operator.resolve.rations import Shortage
 from lrp_operator.resolve.views import PodView
 
 
 class Case(Struct, frozen=True):
     """All that a verdict on a valid policy rests on.
 
+    shortage: why its namespace has no room for it, if it has none.
     pods: those that the policy selects on this node, by name. backends and owners: for each frontend that it claims.
     """
 
@@ -29,6 +31,7 @@ class Case(Struct, frozen=True):
     pods: Sequence[PodView]
     backends: Mapping[L4Addr, tuple[L4Addr, ...]]
     owners: Mapping[L4Addr, Ownership]
+    shortage: Shortage | None = None
 
 
 def invalid(policy: str, generation: int, message: str) -> PolicyVerdict:
@@ -81,6 +84,12 @@ def _why_no_backend(case: Case, claim: Claim, reason: FrontendReason) -> str:
 def _what_is_missing(case: Case, options: ResolveOptions) -> str:
     """Say what keeps a policy from claiming what it asks for, if anything does."""
     claims, matcher = case.claims, case.rules.frontend
+    if case.shortage is not None:
+        return sentences.too_many_frontends(case.namespace, case.shortage)
+    if claims.reason is PolicyReason.NODE_NOT_SELECTED:
+        return sentences.node_not_selected(case.node)
+    if claims.reason is PolicyReason.NAMESPACE_NOT_ALLOWED:
+        return sentences.namespace_not_allowed(case.namespace, options.address_matcher_namespaces)
     if isinstance(matcher, AddressMatcher):
         return "" if claims.accepted else sentences.address_not_allowed(matcher, options.address_matcher_cidrs)
     if claims.service is None:
