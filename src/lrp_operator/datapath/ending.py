@@ -21,6 +21,7 @@ from pathlib import Path
 from lrp_operator.api.addresses import L4Addr, Protocol
 from lrp_operator.datapath.model import DatapathError, Feature
 from lrp_operator.datapath.remembered import Pair, Remembered
+from lrp_operator.kernel.membarrier import wait_for_readers
 from lrp_operator.kernel.netns import NetnsError
 from lrp_operator.kernel.sockdiag import SockDiagError, SocketInfo, end_sockets_everywhere
 from lrp_operator.kernel.sockstorage import StorageUnreadableError
@@ -39,7 +40,7 @@ Stands = Callable[[L4Addr, L4Addr], bool]
 
 
 class Ender:
-    """Ends stale sockets. folders: the pins of the socket storages, of every version that there is."""
+    """Ends stale sockets. folders: the pins of the socket storages, of every version that there is; ours first."""
 
     def __init__(self, folders: Iterable[Path], *, tcp: bool) -> None:
         self._protocols = (Protocol.UDP, Protocol.TCP) if tcp else (Protocol.UDP,)
@@ -91,6 +92,17 @@ class Ender:
             for pair, cookies in storage.sockets().items():
                 if pair.frontend.protocol in self._protocols:
                     yield pair, cookies
+
+    def release_unused(self) -> list[Path]:
+        """Let go of earlier versions' storages that no socket has an entry in; return their folders. Raises OSError."""
+        if not self._storages[1:]:
+            return []
+        wait_for_readers()  # a program that has just been replaced may be writing an entry now
+        unused = [storage for storage in self._storages[1:] if not storage.any()]
+        for storage in unused:
+            storage.close()
+            self._storages.remove(storage)
+        return [storage.folder for storage in unused]
 
     def end_all_of(self, backends: set[L4Addr]) -> tuple[int, list[str]]:
         """End every socket that is connected to one of these, redirected or not."""

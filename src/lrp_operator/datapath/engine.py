@@ -300,6 +300,8 @@ class _Opened:
             return 0, []
         try:
             ended, problems = self._ender.end_stale(self._stands)
+            for folder in self._ender.release_unused():
+                self._programs.release_sockets(folder)
         except OSError as error:
             return 0, [f"what sockets remember can't be read: {error}"]
         self._search_due = bool(problems)

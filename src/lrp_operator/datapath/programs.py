@@ -6,10 +6,16 @@ On the bpffs, below the bpf root (a folder of the product's own):
     tables-<layout>/<map>              what this node redirects; another size or layout is another folder
     tables-<layout>/programs-<build>/  programs that use those tables
     sockets-v<N>/<map>                 what sockets remember; outlives tables
+    links/<hook>_sockets-v<N>          an earlier version's programs for replies, while sockets remember in its way
 
 Whoever comes next finds all by these names. A link is updated in place (BPF_LINK_UPDATE), never detached and attached,
 so there is no moment without a program. What replies pass (recvmsg, getpeername) is swapped before what makes new ones
 (connect, sendmsg).
+
+When the layout of what sockets remember changes, sockets that stand keep what they have, and only the old programs can
+read it. So before a reply hook's link gets the new program, the old program gets a link of its own behind it. It stays
+until no socket remembers anything in the old way (`release_sockets`). Behind, because a socket that sends again is
+remembered in the new way too, and that counts: the old program then meets an address that it does not know.
 """
 
 import errno
@@ -33,6 +39,9 @@ _MAX_CLIENTS = 65536  # session affinity: an LRU
 # Replies first: see the module's text.
 _HOOKS_IPV4 = (bpf.AttachType.RECVMSG4, bpf.AttachType.GETPEERNAME4, bpf.AttachType.CONNECT4, bpf.AttachType.SENDMSG4)
 _HOOKS_IPV6 = (bpf.AttachType.RECVMSG6, bpf.AttachType.GETPEERNAME6, bpf.AttachType.CONNECT6, bpf.AttachType.SENDMSG6)
+_REPLIES = frozenset(
+    {bpf.AttachType.RECVMSG4, bpf.AttachType.GETPEERNAME4, bpf.AttachType.RECVMSG6, bpf.AttachType.GETPEERNAME6}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +72,9 @@ class Build:
         defines = ",".join(f"{name}={value}" for name, value in sorted(self.program_defines.items()))
         return self.tables / f"programs-{digest(['*.c', '*.h', 'include/**/*.h'], defines)}"
 
-    def link(self, hook: bpf.AttachType) -> Path:
-        """The pin of a hook's link."""
-        return self.root / "links" / hook.name.lower()
+    def link(self, hook: bpf.AttachType, version: str = "") -> Path:
+        """The pin of a hook's link; with a version, of the one that serves sockets of that version."""
+        return self.root / "links" / (f"{hook.name.lower()}_{version}" if version else hook.name.lower())
 
 
 def plan(settings: DatapathSettings, features: KernelFeatures, host_cookie: int | None) -> Build:
@@ -180,6 +189,8 @@ class Programs:
         cgroup = os.open(self._cgroup_root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for hook in self.wanted.hooks:
+                if hook in _REPLIES:
+                    self._keep_for_old_sockets(hook, cgroup)
                 did = self._attach_hook(hook, cgroup)
                 if did:
                     done.append(did)
@@ -214,12 +225,51 @@ class Programs:
                 return f"{name}: program replaced"
         return ""
 
+    def _keep_for_old_sockets(self, hook: bpf.AttachType, cgroup: int) -> None:
+        """Give what is attached now a link of its own, if it reads sockets' memories of another version."""
+        try:
+            link = bpf.open_pin(self.wanted.link(hook))
+        except FileNotFoundError:
+            return
+        with link:
+            info = bpf.link_info(link)
+        if info.cgroup_id != os.fstat(cgroup).st_ino:
+            return
+        with bpf.open_program(info.prog_id) as program:
+            version = self._version_of(program)
+            path = self.wanted.link(hook, version)
+            if version == self.wanted.sockets.name or not version or path.exists():
+                return
+            with bpf.link_to_cgroup(program, cgroup, hook) as made:
+                bpf.pin(made, path)
+
+    def _version_of(self, program: bpf.Fd) -> str:
+        """Name of the folder whose socket storages a program uses; empty if it uses none that is pinned."""
+        used = bpf.maps_of(program)
+        for folder in self.socket_folders():
+            for path in folder.iterdir():
+                with bpf.open_pin(path) as storage:
+                    if bpf.map_info(storage).id in used:
+                        return folder.name
+        return ""
+
     def _detach_others(self) -> None:
+        """Detach what no hook of ours needs, nor sockets of another version."""
+        versions = [folder.name for folder in self.socket_folders() if folder != self.wanted.sockets]
+        kept = {self.wanted.link(hook) for hook in self.wanted.hooks}
+        kept |= {self.wanted.link(hook, version) for hook in self.wanted.hooks for version in versions}
         for path in (self.wanted.root / "links").iterdir():
-            if path.name not in {hook.name.lower() for hook in self.wanted.hooks}:
-                with bpf.open_pin(path) as link:
-                    _detach(link)
-                path.unlink()
+            if path not in kept:
+                _remove_link(path)
+
+    def release_sockets(self, folder: Path) -> None:
+        """No socket remembers anything in this version's way any more: let go of its programs and maps.
+
+        Raises OSError.
+        """
+        for path in (self.wanted.root / "links").glob(f"*_{folder.name}"):
+            _remove_link(path)
+        shutil.rmtree(folder)
 
     def remove_old(self) -> None:
         """Unpin tables and programs of earlier builds. Call it once nothing attached uses them any more."""
@@ -262,6 +312,13 @@ class Programs:
         self._loaded.clear()
 
 
+def _remove_link(path: Path) -> None:
+    """Detach and unpin. Raises OSError."""
+    with bpf.open_pin(path) as link:
+        _detach(link)
+    path.unlink()
+
+
 def _detach(link: bpf.Fd) -> None:
     """Detach a link now; the kernel lets go of one that is only unpinned when it comes to it. Raises OSError."""
     try:
@@ -288,9 +345,7 @@ def cleanup(bpf_root: Path) -> list[str]:
     """Detach and unpin all of ours below a bpf root; return what was removed. Raises OSError."""
     removed: list[str] = []
     for path in sorted(bpf_root.glob("links/*")):
-        with bpf.open_pin(path) as link:
-            _detach(link)
-        path.unlink()
+        _remove_link(path)
         removed.append(f"link {path.name}")
     for folder in sorted(path for kind in ("links", "tables-*", "sockets-v*") for path in bpf_root.glob(kind)):
         removed += [f"pin {path.relative_to(bpf_root)}" for path in sorted(folder.rglob("*")) if not path.is_dir()]

@@ -33,6 +33,7 @@ class Command(IntEnum):
     OBJ_PIN = 6
     OBJ_GET = 7
     PROG_TEST_RUN = 10
+    PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
     PROG_QUERY = 16
     BTF_GET_FD_BY_ID = 19
@@ -181,6 +182,20 @@ def prog_info(fd: Fd) -> ProgInfo:
     raw = _info(fd, 88)
     kind, number = struct.unpack_from("=2I", raw)
     return ProgInfo(kind, number, raw[8:16].hex(), raw[64:80].split(b"\0", 1)[0].decode())
+
+
+def open_program(number: int) -> Fd:
+    """Open a loaded program by its id. Raises OSError (ENOENT when it has gone)."""
+    return Fd(call(Command.PROG_GET_FD_BY_ID, struct.pack("=III", number, 0, 0)))
+
+
+def maps_of(program: Fd) -> set[int]:
+    """Ids of the maps that a program uses. Raises OSError."""
+    ids = (ctypes.c_uint32 * 64)()
+    raw = struct.pack("=52xIQ24x", len(ids), ctypes.addressof(ids))
+    buffer = ctypes.create_string_buffer(raw, len(raw))
+    call(Command.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", program.number, len(raw), _pointer(buffer)))
+    return set(ids[: struct.unpack_from("=I", buffer.raw, 52)[0]])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,24 @@
 """Where the eBPF sources are, and what they hash to."""
 
 import hashlib
+import os
 import re
-from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent.parent
 
 
-@cache
 def bpf_directory() -> Path:
-    """Return the folder of the C sources: inside the installed package, or at the top of a checkout."""
+    """Return the folder of the C sources: inside the installed package, or at the top of a checkout.
+
+    LRP_BPF_SOURCES names another: for who changes them, and for tests of upgrades. The loader child inherits it.
+    """
+    if given := os.environ.get("LRP_BPF_SOURCES"):
+        return Path(given)
     installed = _PACKAGE / "bpf"
     return installed if installed.is_dir() else _PACKAGE.parent.parent / "bpf"
 
 
-@cache
 def map_names() -> list[str]:
     """Return every map that maps.h knows, as it spells them: FRONTENDS4 ..."""
     return re.findall(r"LRP_FD_(\w+)\)", (bpf_directory() / "maps.h").read_text())
