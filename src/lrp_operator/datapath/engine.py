@@ -221,7 +221,7 @@ class _Opened:
 
     def _clear_counters(self, number: int) -> None:
         counters = self._maps["counters"]
-        counters.update(struct.pack("=I", number), bytes(len(counters.lookup(bytes(4)) or b"")))
+        counters.update(struct.pack("=I", number), bytes(counters.value_bytes))
 
     def _read_back(self) -> int:
         """Fill the mirrors from the kernel; return how many frontends differed from what was remembered."""

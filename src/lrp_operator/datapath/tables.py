@@ -29,6 +29,7 @@ from lrp_operator.resolve.model import FrontendEntry, FrontendType
 
 _MAX_BACKENDS_PER_FRONTEND = 65535  # struct run's count is 16 bits wide
 _GENERATIONS = 1 << 32
+_LOOKUP_COST = 8  # of one slot, in entries of a map that is read as a whole
 
 
 class MapLike(Interface):
@@ -145,6 +146,7 @@ class FamilyTable:
         self._dirty: set[L4Addr] = set()
         self._unknown: set[L4Addr] = set()  # a write failed and could not be checked: until the next one, or `load`
         self._generation = 0
+        self._pruned = False  # what stands is wanted or dirty
         self.programmed: dict[L4Addr, Programmed] = {}
         self.slots = SlotAllocator(size)
 
@@ -176,43 +178,55 @@ class FamilyTable:
         self.slots = SlotAllocator(self._size, [(p.first, p.content.slot_count) for p in found.values()])
         self._generation = max([self._generation, *(p.generation for p in found.values())])
         self._dirty |= self._wanted.keys()
+        self._pruned = False
         return len(drifted)
 
     def read(self) -> tuple[dict[L4Addr, Programmed], set[bytes]]:
         """Return what the maps hold, and the keys of entries that make no sense. Raises OSError."""
         found: dict[L4Addr, Programmed] = {}
         foreign: set[bytes] = set()
-        for key, value in self._frontends.items():
-            self._load_one(key, value, found, foreign)
+        runs = [(key, *RUN.unpack(value)) for key, value in self._frontends.items()]
+        slot_at = self._slot_reader(sum(count for _, _, count, _ in runs))
+        for key, first, count, flags in runs:
+            inside = range(first, min(first + count, self._size))
+            run = [raw for index in inside if (raw := slot_at(index)) is not None]
+            parsed = self._parse(key, run, first, flags) if len(run) == count > 0 else None
+            if parsed is None:
+                foreign.add(key)
+            else:
+                found[parsed[0]] = parsed[1]
         return found, foreign
 
-    def _load_one(self, key: bytes, value: bytes, found: dict[L4Addr, Programmed], foreign: set[bytes]) -> None:
+    def _slot_reader(self, expected: int) -> Callable[[int], bytes | None]:
+        """Return what reads a slot: one by one while they are few, else from a copy of the whole map."""
+        if expected * _LOOKUP_COST < self._size:
+            return lambda index: self._backends.lookup(struct.pack("=I", index))
+        slots = dict(self._backends.items())
+        return lambda index: slots.get(struct.pack("=I", index))
+
+    def _parse(self, key: bytes, run: list[bytes], first: int, flags: int) -> tuple[L4Addr, Programmed] | None:
+        """Make sense of an entry; None for one that we would never write."""
         try:
             address = parse_frontend(key)
         except ValueError:  # a protocol that we never write
-            foreign.add(key)
-            return
-        first, count, flags = RUN.unpack(value)
-        inside = range(first, min(first + count, self._size))
-        run = [self._backends.lookup(struct.pack("=I", index)) for index in inside]
-        slots = [self._slot.unpack(raw) for raw in run if raw is not None]
-        whole = len(slots) == count > 0 and all(
-            slot[:3] == (address.ip, address.port.to_bytes(2, "big"), address.protocol) for slot in slots
-        )
-        if not whole:
-            foreign.add(key)
-            return
+            return None
+        slots = [self._slot.unpack(raw) for raw in run]
+        own = (address.ip, address.port.to_bytes(2, "big"), address.protocol)
+        if any(slot[:3] != own for slot in slots):
+            return None
         backends = tuple(L4Addr(slot[3], int.from_bytes(slot[4], "big"), address.protocol) for slot in slots)
         content = Content(() if flags & FLAG_REFUSE else backends, flags, slots[0][7])
-        found[address] = Programmed(content, first, slots[0][5], slots[0][6])
+        return address, Programmed(content, first, slots[0][5], slots[0][6])
 
     # --- The way there
 
     def flush(self, *, prune: bool) -> Changes:
         """Write what differs. What fails stays dirty and is named in `problems`. prune: remove what nobody wants."""
         changes = Changes()
-        if prune:
+        if prune and not self._pruned:
             self._dirty |= self.programmed.keys() - self._wanted.keys()
+            self._pruned = True
+        if prune:
             self._prune_foreign(changes)
         writes: list[tuple[L4Addr, Programmed]] = []
         for address in sorted(self._dirty, key=lambda a: a.sort_key):

@@ -219,16 +219,19 @@ def link_info(fd: Fd) -> LinkInfo:
 
 
 class Map:
-    """An open map. Keys and values are bytes of the map's own sizes; per-CPU values are 8-byte aligned, one per CPU."""
+    """An open map. Keys and values are bytes of the map's own sizes; per-CPU values are 8-byte aligned, one per CPU.
+
+    value_bytes: length of a value as it is passed here.
+    """
 
     def __init__(self, fd: Fd) -> None:
         self.fd = fd
         self.info = map_info(fd)
         self._percpu = self.info.type == MapType.PERCPU_ARRAY
         aligned = (self.info.value_size + 7) & ~7
-        self._value_size = aligned * possible_cpus() if self._percpu else self.info.value_size
+        self.value_bytes = aligned * possible_cpus() if self._percpu else self.info.value_size
         self._key = ctypes.create_string_buffer(max(self.info.key_size, 4))
-        self._value = ctypes.create_string_buffer(max(self._value_size, 1))
+        self._value = ctypes.create_string_buffer(max(self.value_bytes, 1))
 
     @classmethod
     def open(cls, path: Path) -> "Map":
@@ -252,7 +255,7 @@ class Map:
             self._element(Command.MAP_LOOKUP_ELEM, 0)
         except FileNotFoundError:
             return None
-        return self._value.raw[: self._value_size]
+        return self._value.raw[: self.value_bytes]
 
     def update(self, key: bytes, value: bytes, flags: int = 0) -> None:
         """Set a value. Raises OSError (E2BIG in a full hash)."""
@@ -289,7 +292,7 @@ class Map:
 
     def items(self, chunk: int = 4096) -> Iterator[tuple[bytes, bytes]]:
         """Yield every entry, read in batches; entries written meanwhile may or may not be seen."""
-        key_size, value_size = self.info.key_size, self._value_size
+        key_size, value_size = self.info.key_size, self.value_bytes
         chunk = min(chunk, max(self.info.max_entries, 1))
         keys = ctypes.create_string_buffer(key_size * chunk)
         values = ctypes.create_string_buffer(value_size * chunk)
