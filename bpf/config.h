@@ -7,6 +7,7 @@
  *   LRP_HOST_NETNS_COOKIE     if defined: only sockets of the network namespace with this cookie (the node's own)
  *   LRP_HAVE_NETNS_COOKIE     1: the kernel has bpf_get_netns_cookie in these hooks (skip and affinity need it)
  *   LRP_HAVE_SET_RETVAL       1: the kernel has bpf_set_retval (a refused connect says ECONNREFUSED; without it, EPERM)
+ *   LRP_SOCKET_TABLE          1: the kernel has the sock_release hook and compare-and-swap, which the table of sockets needs
  *   LRP_FD_<map>              the map's file descriptor in the loader's process (maps.h)
  */
 #ifndef LRP_CONFIG_H
@@ -28,10 +29,17 @@
 #define LRP_HAVE_SET_RETVAL 1
 #endif
 
-/* Raise it when few_peers or many_peers change: sockets that stand keep what they have under the old number. */
+#ifndef LRP_SOCKET_TABLE
+#define LRP_SOCKET_TABLE 1
+#endif
+
+/* Raise it when a place, few_peers or many_peers change: sockets that stand keep what they have under the old number. */
 #define LRP_SOCKETS_VERSION 1
 
-/* Frontends that one socket remembers: the first few at once, more (a power of two) in a second storage on demand. */
+/* Places in each family's table of sockets (a power of two). */
+#define LRP_PLACES 32768
+
+/* Frontends that one socket remembers in its storage: a few at first, more (a power of two) in a second one on demand. */
 #define LRP_FEW_PEERS 4
 #define LRP_MANY_PEERS 64
 

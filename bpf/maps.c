@@ -15,6 +15,7 @@
 /* BCC reads a map's type and its pin's path from the section that BPF_F_TABLE makes of "type:path". */
 #define HASH(key, value, name, max) BPF_F_TABLE("hash:" LRP_TABLES #name, key, value, lrp_##name, max, NO_PREALLOC)
 #define ARRAY(value, name, max) BPF_F_TABLE("array:" LRP_TABLES #name, u32, value, lrp_##name, max, 0)
+#define PLACES(value, name) BPF_F_TABLE("array:" LRP_SOCKETS #name, u32, value, lrp_##name, LRP_PLACES, 0)
 #define LRU(key, value, name, max) BPF_F_TABLE("lru_hash:" LRP_TABLES #name, key, value, lrp_##name, max, 0)
 #define PERCPU_ARRAY(value, name, max) BPF_F_TABLE("percpu_array:" LRP_TABLES #name, u32, value, lrp_##name, max, 0)
 #define RINGBUF(value, name, bytes) BPF_F_TABLE("ringbuf:" LRP_TABLES #name, value, value, lrp_##name, bytes, 0)
@@ -32,6 +33,8 @@ PERCPU_ARRAY(struct counters, counters, LRP_MAX_FRONTENDS);
 ARRAY(struct control, control, 1);
 RINGBUF(struct event, events, LRP_RING_BYTES);
 
+PLACES(struct place4, places4);
+PLACES(struct place6, places6);
 SOCKET_STORAGE(struct few_peers4, few_peers4);
 SOCKET_STORAGE(struct few_peers6, few_peers6);
 SOCKET_STORAGE(struct many_peers4, many_peers4);

@@ -16,6 +16,8 @@
 #define map_skip6 BY_FD(LRP_FD_SKIP6)
 #define map_affinity4 BY_FD(LRP_FD_AFFINITY4)
 #define map_affinity6 BY_FD(LRP_FD_AFFINITY6)
+#define map_places4 BY_FD(LRP_FD_PLACES4)
+#define map_places6 BY_FD(LRP_FD_PLACES6)
 #define map_few_peers4 BY_FD(LRP_FD_FEW_PEERS4)
 #define map_few_peers6 BY_FD(LRP_FD_FEW_PEERS6)
 #define map_many_peers4 BY_FD(LRP_FD_MANY_PEERS4)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * The socket level: programs on a cgroup's connect, sendmsg, recvmsg and getpeername hooks.
+ * The socket level: programs on a cgroup's connect, sendmsg, recvmsg, getpeername and sock_release hooks.
  *
  * A connect (TCP, UDP) or an unconnected send to a frontend is sent to a local backend before any packet exists; replies
  * and getpeername show the frontend again. No packet is touched, and a connection costs nothing once it stands.
@@ -227,3 +227,16 @@ int lrp_getpeername6(struct bpf_sock_addr *ctx)
 {
 	return inward6(ctx);
 }
+
+#if LRP_SOCKET_TABLE
+/* Every inet socket's close(): of those that are redirected and of all others, so it does very little. */
+int lrp_inet_sock_release(struct bpf_sock *ctx)
+{
+	u64 cookie = bpf_get_socket_cookie((void *)ctx);
+
+	leave_place4(cookie);
+	if (ctx->family == AF_INET6)
+		leave_place6(cookie);
+	return PROCEED;
+}
+#endif

@@ -34,21 +34,14 @@ INLINE u32 F(redirect)(struct bpf_sock_addr *ctx, u64 netns_cookie, const struct
 		       struct F(destination) * to)
 {
 	bool datagrams = first->frontend.protocol == IPPROTO_UDP;
-	struct F(few_peers) *few = F(socket_peers)(ctx, SK_STORAGE_CREATE);
-	struct F(peer) *peer = NULL;
+	struct F(peer) *peer = datagrams ? F(find_peer)(ctx, &first->frontend) : F(only_peer)(ctx);
 	struct F(slot) * slot;
-	bool remembered;
 	u32 index = 0;
 
-	if (few && datagrams)
-		peer = F(find_peer)(ctx, few, &first->frontend);
-	slot = F(choose)(netns_cookie, run, first, peer, &index);
+	slot = F(choose)(netns_cookie, run, first, datagrams ? peer : NULL, &index);
 	if (!slot)
 		return ACTION_PASS; /* not reached: the run was proven right */
-	if (few && !datagrams)
-		peer = &few->peers[0]; /* a TCP socket has one peer at a time */
-	remembered = few && F(remember)(ctx, few, peer, slot, index);
-	if (!remembered) {
+	if (!F(remember)(ctx, peer, slot, index)) {
 		count(first->id, ACTION_FAILED);
 		/* Without memory a datagram's reply would come from a stranger; a TCP stream only loses getpeername. */
 		if (datagrams)
@@ -84,7 +77,8 @@ INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * fron
 	if (!first) {
 		if (busy)
 			count(0, ACTION_FAILED);
-		F(forget)(ctx, frontend);
+		/* What comes back from there is no frontend's reply any more. */
+		F(release_replies)(ctx, frontend->ip, frontend->port);
 		return ACTION_PASS;
 	}
 	id = first->id;
@@ -101,7 +95,7 @@ INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * fron
 		action = F(redirect)(ctx, netns_cookie, &run, first, to);
 
 	if (action == ACTION_SKIPPED)
-		F(forget)(ctx, frontend);
+		F(release_replies)(ctx, frontend->ip, frontend->port);
 	if (action != ACTION_FAILED)
 		count(id, action);
 	if (watched())
@@ -112,12 +106,8 @@ INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * fron
 /* Whose reply is this? True: `source` is now the frontend that the socket was sent through. */
 INLINE bool F(backward)(struct bpf_sock_addr *ctx, struct F(destination) * source)
 {
-	struct F(few_peers) *few = F(socket_peers)(ctx, 0);
-	struct F(peer) * peer;
+	struct F(peer) *peer = F(find_replying)(ctx, source->ip, source->port);
 
-	if (!few)
-		return false;
-	peer = F(find_replying)(ctx, few, source->ip, source->port);
 	if (!peer)
 		return false;
 	F(copy_ip)(source->ip, peer->frontend_ip);

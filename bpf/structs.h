@@ -99,7 +99,7 @@ struct affinity6 {
 };
 
 /*
- * What a socket remembers of one frontend that it was sent through (socket storage; it dies with the socket).
+ * What a socket remembers of one frontend that it was sent through (socket_state.h tells where).
  * replies: datagrams from the backend are this frontend's replies. Of several frontends with one backend on one socket
  * only the last one sent to has it, for a reply does not tell which it answers.
  * index, generation: where the backend stood in its run, to find it again in O(1) while the run is the same.
@@ -128,6 +128,20 @@ struct peer6 {
 	u8 protocol;
 };
 
+/* A place in the table of sockets: an array that is indexed by sockets' cookies. cookie: the owner's; 0: it is free. */
+struct place4 {
+	u64 cookie;
+	struct peer4 peer;
+	u32 pad;
+};
+
+struct place6 {
+	u64 cookie;
+	struct peer6 peer;
+	u32 pad;
+};
+
+/* Socket storage. */
 struct few_peers4 {
 	struct peer4 peers[LRP_FEW_PEERS];
 };

@@ -1,12 +1,14 @@
 """What every test of the datapath stands on: a node made of network namespaces, and root."""
 
 import os
+import struct
 from collections.abc import Iterator
 
 import pytest
 
 from lab import Node
 from lrp_operator.datapath.engine import cleanup
+from lrp_operator.kernel import bpf
 from tests.datapath.world import World
 
 
@@ -45,3 +47,25 @@ def world(shared_world: World) -> Iterator[World]:
     shared_world.program()
     yield shared_world
     shared_world.program()
+
+
+@pytest.fixture(params=["table", "storage"])
+def memory(world: World, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test twice: sockets find their places in the table free, and then taken, so that storage is used."""
+    if request.param == "table":
+        yield "table"
+        return
+    nobody = (1 << 64) - 1
+    tables = [bpf.Map.open(world.settings.bpf_root / "sockets-v1" / name) for name in ("places4", "places6")]
+    for table in tables:
+        _fill(table, nobody, among=0)
+    yield "storage"
+    for table in tables:
+        _fill(table, 0, among=nobody)
+        table.close()
+
+
+def _fill(table: bpf.Map, cookie: int, *, among: int) -> None:
+    """Give the places of one owner to another."""
+    found = [key for key, value in table.items() if struct.unpack_from("=Q", value)[0] == among]
+    table.update_many([(key, struct.pack(f"=Q{table.info.value_size - 8}x", cookie)) for key in found])

@@ -202,7 +202,13 @@ def test_families_switched_off_later_are_detached(world: World, another: InNode)
     another.update(Delta({wanted.frontend: wanted}, {}, {}))
     another.open()
     another.flush(complete=True)
-    assert attached(world.node.cgroup).keys() == {"CONNECT6", "SENDMSG6", "RECVMSG6", "GETPEERNAME6"}
+    assert attached(world.node.cgroup).keys() == {
+        "CONNECT6",
+        "SENDMSG6",
+        "RECVMSG6",
+        "GETPEERNAME6",
+        "INET_SOCK_RELEASE",
+    }
     assert [world.client.ask_udp(FAR[way], DNS).name for way in WAYS] == ["far", "one", "far"]
 
 
@@ -357,7 +363,7 @@ def test_a_full_table_is_said_and_heals(world: World) -> None:
 @pytest.mark.usefixtures("restored")
 def test_cleanup_leaves_nothing(world: World) -> None:
     world.program(world.entry("4", UDP, world.one, vip=FAR))
-    assert len(attached(world.node.cgroup)) == 8
+    assert len(attached(world.node.cgroup)) == 9
     removed = cleanup(world.settings.bpf_root, world.settings.cgroup_root)
     assert attached(world.node.cgroup) == {}
     assert list(world.settings.bpf_root.iterdir()) == []

@@ -32,6 +32,7 @@ IPPROTO_MPTCP = 262
 UNSPEC = bytes(16)  # struct sockaddr of family AF_UNSPEC
 
 
+@pytest.mark.usefixtures("memory")
 @pytest.mark.parametrize("way", WAYS)
 def test_tcp(world: World, way: str) -> None:
     world.program(world.entry(way, TCP, world.one))
@@ -41,6 +42,7 @@ def test_tcp(world: World, way: str) -> None:
     assert reply.seen[0] == own, "the pod sees the client itself"
 
 
+@pytest.mark.usefixtures("memory")
 @pytest.mark.parametrize("connected", [False, True])
 @pytest.mark.parametrize("way", WAYS)
 def test_udp(world: World, way: str, *, connected: bool) -> None:
@@ -69,6 +71,7 @@ def test_a_mapped_address_and_ipv4_are_one_frontend(world: World) -> None:
         assert exchange(sock, (VIP["6"], DNS)) == ("two", (VIP["6"], DNS))
 
 
+@pytest.mark.usefixtures("memory")
 @pytest.mark.parametrize("way", WAYS)
 def test_mptcp_sockets_are_redirected_as_tcp(world: World, way: str) -> None:
     world.program(world.entry(way, TCP, world.one))
@@ -119,6 +122,7 @@ def test_a_connection_outlives_its_redirect(world: World) -> None:
         assert sock.getpeername() == (VIP["4"], WEB)
 
 
+@pytest.mark.usefixtures("memory")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_tcp_socket_used_again_shows_the_frontend_that_it_dialled_last(world: World, way: str) -> None:
     world.program(world.entry(way, TCP, world.one), world.entry(way, TCP, world.one, vip=VIP2))
@@ -263,6 +267,7 @@ def test_entries_for_display_are_not_programmed(world: World) -> None:
     assert world.datapath.flush(complete=True).removed == 1
 
 
+@pytest.mark.usefixtures("memory")
 def test_ask_on_a_connected_socket_goes_on_after_updates(world: World) -> None:
     world.program(world.entry("4", UDP, world.one))
     with socket_in(world.client, "4") as sock:
@@ -273,6 +278,7 @@ def test_ask_on_a_connected_socket_goes_on_after_updates(world: World) -> None:
         assert sock.getpeername() == (VIP["4"], DNS)
 
 
+@pytest.mark.usefixtures("memory")
 def test_a_connected_mapped_socket_stays_where_it_was_connected(world: World) -> None:
     """Its sends pass the sendmsg4 hook with an address, though the program named none."""
     with socket_in(world.client, "mapped") as sock:

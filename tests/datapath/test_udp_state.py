@@ -23,7 +23,7 @@ from tests.datapath.world import (
     written,
 )
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("memory")]
 
 
 def frontend(way: str, number: int) -> tuple[str, L4Addr]:

@@ -6,11 +6,11 @@ On the bpffs, below the bpf root (a folder of the product's own):
     tables-<layout>/<map>              what this node redirects; another size or layout is another folder
     tables-<layout>/programs-<build>/  programs that use those tables
     sockets-v<N>/<map>                 what sockets remember; outlives tables
-    links/<hook>_sockets-v<N>          an earlier version's programs for replies, while sockets remember in its way
+    links/<hook>_sockets-v<N>          an earlier version's programs for replies and closing, while it has sockets
 
 Whoever comes next finds all by these names. A link is updated in place (BPF_LINK_UPDATE), never detached and attached,
-so there is no moment without a program. What replies pass (recvmsg, getpeername) is swapped before what makes new ones
-(connect, sendmsg).
+so there is no moment without a program. What replies and closing pass (recvmsg, getpeername, sock_release) is swapped
+before what makes new memories (connect, sendmsg).
 
 When the layout of what sockets remember changes, sockets that stand keep what they have, and only the old programs can
 read it. So before a reply hook's link gets the new program, the old program gets a link of its own behind it. It stays
@@ -36,12 +36,10 @@ _RING_BYTES = 1 << 18
 _MAX_SKIPS = 16384
 _MAX_CLIENTS = 65536  # session affinity: an LRU
 
-# Replies first: see the module's text.
+# Replies and closing first: see the module's text.
 _HOOKS_IPV4 = (bpf.AttachType.RECVMSG4, bpf.AttachType.GETPEERNAME4, bpf.AttachType.CONNECT4, bpf.AttachType.SENDMSG4)
 _HOOKS_IPV6 = (bpf.AttachType.RECVMSG6, bpf.AttachType.GETPEERNAME6, bpf.AttachType.CONNECT6, bpf.AttachType.SENDMSG6)
-_REPLIES = frozenset(
-    {bpf.AttachType.RECVMSG4, bpf.AttachType.GETPEERNAME4, bpf.AttachType.RECVMSG6, bpf.AttachType.GETPEERNAME6}
-)
+_OF_OLD_SOCKETS = frozenset(hook for hook in bpf.AttachType if not hook.name.startswith(("CONNECT", "SENDMSG")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +83,15 @@ def plan(settings: DatapathSettings, features: KernelFeatures, host_cookie: int 
         "LRP_CLUSTER_IP": int(settings.cluster_ip),
         "LRP_HAVE_NETNS_COOKIE": int(features.netns_cookie_helper),
         "LRP_HAVE_SET_RETVAL": int(features.set_retval),
+        "LRP_SOCKET_TABLE": int(_has_socket_table(features)),
     }
     if settings.socket_level is SocketLevel.HOST_ONLY:
         if host_cookie is None or not features.netns_cookie_helper:
             raise DatapathError("socketLB.hostNamespaceOnly needs network namespace cookies, which this kernel has not")
         defines["LRP_HOST_NETNS_COOKIE"] = host_cookie
     hooks = (*(_HOOKS_IPV6 if settings.ipv6 or settings.ipv4 else ()), *(_HOOKS_IPV4 if settings.ipv4 else ()))
+    if _has_socket_table(features):
+        hooks = (bpf.AttachType.INET_SOCK_RELEASE, *hooks)
     if settings.socket_level is SocketLevel.OFF:
         hooks = ()
     missing = [hook.name.lower() for hook in hooks if hook not in features.hooks]
@@ -109,11 +110,16 @@ def plan(settings: DatapathSettings, features: KernelFeatures, host_cookie: int 
     return Build(settings.bpf_root, ordered, sizes, defines)
 
 
+def _has_socket_table(features: KernelFeatures) -> bool:
+    return features.compare_and_swap and bpf.AttachType.INET_SOCK_RELEASE in features.hooks
+
+
 def describe(features: KernelFeatures) -> tuple[Feature, ...]:
     """Tell people what this kernel has, and what does not work for want of it."""
     wishes = (
         ("netns cookie in BPF", features.netns_cookie_helper, "skipRedirectFromBackend and session affinity are off"),
         ("SO_NETNS_COOKIE", features.netns_cookie_option, "skipRedirectFromBackend is not in force"),
+        ("table of sockets", _has_socket_table(features), "new redirected sockets cost some hundred nanoseconds more"),
         ("bpf_set_retval", features.set_retval, "a refused connect says EPERM instead of ECONNREFUSED"),
     )
     return tuple(Feature(name, have, "" if have else consequence) for name, have, consequence in wishes)
@@ -189,7 +195,7 @@ class Programs:
         cgroup = os.open(self._cgroup_root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for hook in self.wanted.hooks:
-                if hook in _REPLIES:
+                if hook in _OF_OLD_SOCKETS:
                     self._keep_for_old_sockets(hook, cgroup)
                 did = self._attach_hook(hook, cgroup)
                 if did:

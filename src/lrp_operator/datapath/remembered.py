@@ -1,13 +1,14 @@
 """What sockets remember, read back: which socket was sent through which frontend to which backend.
 
-The kernel keeps it with each socket (bpf/socket_state.h). After an upgrade that changes the layout, sockets from before
-keep what they have in the storages of the old version, so all versions that are pinned are read; where a field stands
-is taken from each map's own BTF.
+The kernel keeps it in a table of sockets, or with the socket (bpf/socket_state.h). After an upgrade that changes the
+layout, sockets from before keep what they have in the maps of the old version, so all versions that are pinned are
+read; where a field stands is taken from each map's own BTF.
 """
 
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +34,18 @@ class Remembered:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._storages: list[tuple[SocketStorage, _PeerLayout]] = []
+        self._storages: list[tuple[SocketStorage | SocketTable, _PeerLayout]] = []
         try:
             for path in sorted(folder.iterdir()):
-                with bpf.Map.open(path).fd as fd:
-                    opened = bpf.Map(fd)
+                opened = bpf.Map.open(path)
+                with ExitStack() as stack:
+                    stack.callback(opened.close)
                     layout = _PeerLayout.of(path.name, opened)
-                    self._storages.append((SocketStorage(opened), layout))
+                    if opened.info.type == bpf.MapType.ARRAY:
+                        self._storages.append((SocketTable(opened), layout))
+                        stack.pop_all()  # the table goes on using the map
+                    else:
+                        self._storages.append((SocketStorage(opened), layout))
         except BaseException:
             self.close()
             raise
@@ -61,6 +67,27 @@ class Remembered:
         for storage, _ in self._storages:
             storage.close()
         self._storages.clear()
+
+
+class SocketTable:
+    """The table of sockets: an array of places, each with its owner's cookie and a peer. Like SocketStorage to use."""
+
+    def __init__(self, places: bpf.Map) -> None:
+        self._places = places
+        self._place = struct.Struct(f"=Q{places.info.value_size - 8}s")
+
+    def items(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (socket cookie, peer) of every place that is taken. Raises OSError."""
+        for _, values in self._places.batches():
+            yield from (place for place in self._place.iter_unpack(values) if place[0])
+
+    def any(self) -> bool:
+        """Whether any place is taken. Raises OSError."""
+        return next(self.items(), None) is not None
+
+    def close(self) -> None:
+        """Let go of the map."""
+        self._places.close()
 
 
 _FIELDS = ("frontend_ip", "frontend_port", "backend_ip", "backend_port", "protocol", "replies")

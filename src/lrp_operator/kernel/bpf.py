@@ -60,6 +60,7 @@ class ProgType(IntEnum):
     """Program types in use."""
 
     SCHED_CLS = 3
+    CGROUP_SOCK = 9
     CGROUP_SOCK_ADDR = 18
     TRACING = 26
 
@@ -75,6 +76,12 @@ class AttachType(IntEnum):
     RECVMSG6 = 20
     GETPEERNAME4 = 29
     GETPEERNAME6 = 30
+    INET_SOCK_RELEASE = 34
+
+    @property
+    def program_type(self) -> ProgType:
+        """The type of program that it takes."""
+        return ProgType.CGROUP_SOCK if self is AttachType.INET_SOCK_RELEASE else ProgType.CGROUP_SOCK_ADDR
 
 
 _TRACE_ITER = 28  # the attach type of iterators
@@ -290,8 +297,15 @@ class Map:
         )
         call(command, attributes)
 
-    def items(self, chunk: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield every entry, read in batches; entries written meanwhile may or may not be seen."""
+        key_size, value_size = self.info.key_size, self.value_bytes
+        for keys, values in self.batches():
+            for i in range(len(keys) // key_size):
+                yield keys[i * key_size : (i + 1) * key_size], values[i * value_size : (i + 1) * value_size]
+
+    def batches(self, chunk: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all keys and all values, many at once, each as they lie side by side."""
         key_size, value_size = self.info.key_size, self.value_bytes
         chunk = min(chunk, max(self.info.max_entries, 1))
         keys = ctypes.create_string_buffer(key_size * chunk)
@@ -317,9 +331,7 @@ class Map:
                 values = ctypes.create_string_buffer(value_size * chunk)
                 continue
             number = struct.unpack_from("=I", attributes, 32)[0]
-            raw_keys, raw_values = keys.raw, values.raw
-            for i in range(number):
-                yield raw_keys[i * key_size : (i + 1) * key_size], raw_values[i * value_size : (i + 1) * value_size]
+            yield keys.raw[: number * key_size], values.raw[: number * value_size]
             start = _pointer(cursor)
 
     def per_cpu(self, value: bytes) -> list[bytes]:

@@ -19,6 +19,12 @@ def _instruction(opcode: int, register: int = 0, immediate: int = 0) -> bytes:
 
 
 _EXIT_1 = _instruction(0xB7, 0, 1) + _instruction(0x95)  # r0 = 1; exit
+_COMPARE_AND_SWAP = (  # *(u64 *)(r10 - 8) = 0; r0 = r1 = 0; r0 = cmpxchg_64(r10 - 8, r0, r1)  (Linux 5.12)
+    struct.pack("=BBhi", 0x7A, 10, -8, 0)
+    + _instruction(0xB7, 0, 0)
+    + _instruction(0xB7, 1, 0)
+    + struct.pack("=BBhi", 0xDB, 1 << 4 | 10, -8, 0xF1)
+)
 _ARGUMENT = _instruction(0xB7, 1, -111)  # r1 = -111
 
 
@@ -31,11 +37,12 @@ class KernelFeatures:
     netns_cookie_helper: bool
     netns_cookie_option: bool
     set_retval: bool
+    compare_and_swap: bool
 
 
 def _loads(attach_type: bpf.AttachType, code: bytes) -> bool:
     try:
-        bpf.load_program(bpf.ProgType.CGROUP_SOCK_ADDR, code, attach_type).close()
+        bpf.load_program(attach_type.program_type, code, attach_type).close()
     except PermissionError:
         raise  # no right to load anything: that says nothing of the kernel
     except OSError:
@@ -56,6 +63,7 @@ def probe() -> KernelFeatures:
         netns_cookie_helper=_loads(connect4, _call(_GET_NETNS_COOKIE) + _EXIT_1),
         netns_cookie_option=_has_netns_cookie_option(),
         set_retval=_loads(connect4, _ARGUMENT + _call(_SET_RETVAL) + _EXIT_1),
+        compare_and_swap=_loads(connect4, _COMPARE_AND_SWAP + _EXIT_1),
     )
 
 

@@ -86,7 +86,8 @@ def _load(request: Request) -> Manifest:
     unfinished.mkdir(mode=0o700)
     for name, attach_type in request.hooks.items():
         try:
-            function = module.load_func(name, bpf.ProgType.CGROUP_SOCK_ADDR, attach_type=attach_type)
+            program_type = bpf.AttachType(attach_type).program_type
+            function = module.load_func(name, program_type, attach_type=attach_type)
         except Exception as error:  # bcc raises nothing narrower
             raise LoadError("load", str(error), name) from error
         program = bpf.Fd(function.fd)
