@@ -2,16 +2,16 @@
 /*
  * Template, once per FAMILY: from a frontend to a backend. Shared by the socket and the TC level.
  *
- * One lookup to know, one to send: the frontends map gives the run, the backends map a slot. The agent replaces a run
- * by writing a new one elsewhere and then the frontend's value, while we are reading; and the kernel reuses a hash
- * value's memory for other keys at once. So a run that was read may be another frontend's, and only its first slot
- * proves it right: it carries its frontend's key. A mismatch means "read again". After a match all slots of the run
- * hold still, for the agent leaves old runs alone until every reader has left.
+ * One lookup to know, one to send: the frontends map gives the frontend's id, by which the runs map gives the start of
+ * its run of slots in the backends map. The agent replaces a run by writing a new one elsewhere and then its start, while
+ * we are reading; and the kernel reuses a hash value's memory for other keys at once. So a run that was read may be
+ * another frontend's, and only its first slot proves it right: it carries its frontend's key. A mismatch means "read
+ * again". After a match all slots of the run hold still, for the agent leaves old runs alone until every reader has left.
  */
 
 INLINE bool F(same_frontend)(const struct F(frontend) * a, const struct F(frontend) * b)
 {
-	return F(same_ip)(a->ip, b->ip) && a->port == b->port && a->protocol == b->protocol;
+	return !(F(ip_differs)(a->ip, b->ip) | (a->port ^ b->port) | (a->protocol ^ b->protocol));
 }
 
 INLINE struct F(slot) * F(slot_at)(u32 index)
@@ -19,11 +19,22 @@ INLINE struct F(slot) * F(slot_at)(u32 index)
 	return bpf_map_lookup_elem(F(map_backends), &index);
 }
 
+/* Where the run of this id starts, if there is such an id. One load: an update is one store. */
+INLINE bool F(run_starts)(u32 id, u32 *first)
+{
+	struct run_start *start = bpf_map_lookup_elem(map_runs, &id);
+
+	if (!start)
+		return false;
+	*first = *(volatile u32 *)&start->first;
+	return true;
+}
+
 /* Find the frontend's run and its first slot. NULL: it is no frontend, or (busy set) it never held still. */
 INLINE struct F(slot) * F(find_run)(const struct F(frontend) * frontend, struct run *run, bool *busy)
 {
 	struct F(slot) * slot;
-	u64 *value, whole;
+	struct frontend_id *value;
 	int try;
 
 #pragma clang loop unroll(disable)
@@ -31,18 +42,22 @@ INLINE struct F(slot) * F(find_run)(const struct F(frontend) * frontend, struct 
 		value = bpf_map_lookup_elem(F(map_frontends), (void *)frontend);
 		if (!value)
 			return NULL;
-		whole = *(volatile u64 *)value; /* one load: see struct run */
-		__builtin_memcpy(run, &whole, sizeof(*run));
+		run->id = *(volatile u32 *)&value->id;
+		if (!F(run_starts)(run->id, &run->first))
+			continue;
 		slot = F(slot_at)(run->first);
-		if (slot && F(same_frontend)(&slot->frontend, frontend))
+		if (slot && F(same_frontend)(&slot->frontend, frontend)) {
+			run->count = slot->count;
+			run->flags = slot->flags;
 			return slot;
+		}
 	}
 	*busy = true;
 	return NULL;
 }
 
 /* Find a backend in a run again, by its address. NULL: it has left (or stands beyond LRP_SCAN_MAX). */
-INLINE struct F(slot) * F(search_run)(const struct run *run, const __be32 *ip, __be16 port, u32 *index)
+INLINE struct F(slot) * F(search_run)(const struct run *run, const __be32 *ip, __be16 port)
 {
 	struct F(slot) * slot;
 	u32 i;
@@ -52,21 +67,20 @@ INLINE struct F(slot) * F(search_run)(const struct run *run, const __be32 *ip, _
 		if (i >= run->count)
 			return NULL;
 		slot = F(slot_at)(run->first + i);
-		if (slot && slot->port == port && F(same_ip)(slot->ip, ip)) {
-			*index = i;
+		if (slot && !(F(ip_differs)(slot->ip, ip) | (slot->port ^ port)))
 			return slot;
-		}
 	}
 	return NULL;
 }
 
 /* Any backend of the run, each as likely as the others. */
-INLINE struct F(slot) * F(pick_any)(const struct run *run, u32 *index)
+INLINE struct F(slot) * F(pick_any)(const struct run *run)
 {
-	*index = 0;
+	u32 index = 0;
+
 	if (run->count > 1)
-		*index = ((u64)bpf_get_prandom_u32() * run->count) >> 32;
-	return F(slot_at)(run->first + *index);
+		index = ((u64)bpf_get_prandom_u32() * run->count) >> 32;
+	return F(slot_at)(run->first + index);
 }
 
 #if LRP_HAVE_NETNS_COOKIE
@@ -80,24 +94,22 @@ INLINE bool F(exempt)(u64 netns_cookie, const struct F(frontend) * frontend)
 #endif
 
 #if LRP_CLUSTER_IP && LRP_HAVE_NETNS_COOKIE
-/* The backend that this client had last, while its timeout runs and the backend is there; else any. */
-INLINE struct F(slot) *
-    F(pick_for_client)(u64 netns_cookie, const struct F(slot) * first, const struct run *run, u32 *index)
+/* The address of the backend that this client had last, while its timeout runs. */
+INLINE void F(recall_client)(const struct F(client) * client, u64 now, u32 seconds, struct F(destination) * backend)
 {
-	struct F(client) client = {.netns_cookie = netns_cookie, .frontend = first->frontend};
-	struct F(affinity) now = {.last_used = bpf_ktime_get_ns()};
-	struct F(affinity) *last = bpf_map_lookup_elem(F(map_affinity), &client);
-	struct F(slot) *slot = NULL;
+	struct F(affinity) *last = bpf_map_lookup_elem(F(map_affinity), client);
 
-	if (last && now.last_used - last->last_used < first->affinity_seconds * 1000000000ull)
-		slot = F(search_run)(run, last->ip, last->port, index);
-	if (!slot)
-		slot = F(pick_any)(run, index);
-	if (slot) {
-		F(copy_ip)(now.ip, slot->ip);
-		now.port = slot->port;
-		bpf_map_update_elem(F(map_affinity), &client, &now, BPF_ANY);
+	if (last && now - last->last_used < seconds * 1000000000ull) {
+		F(copy_ip)(backend->ip, last->ip);
+		backend->port = last->port;
 	}
-	return slot;
+}
+
+INLINE void F(note_client)(const struct F(client) * client, u64 now, const struct F(slot) * slot)
+{
+	struct F(affinity) choice = {.last_used = now, .port = slot->port};
+
+	F(copy_ip)(choice.ip, slot->ip);
+	bpf_map_update_elem(F(map_affinity), client, &choice, BPF_ANY);
 }
 #endif

@@ -51,14 +51,26 @@ static void *(*lrp_sk_storage_get)(void *map, void *sk, void *value, u64 flags) 
 		     : "r"(ctx), "i"(__builtin_offsetof(struct bpf_sock_addr, field)), "r"((u64)(value))               \
 		     : "memory")
 
-INLINE bool same_ip4(const __be32 *a, const __be32 *b)
+/* What find_peer looks for: an entry's frontend, or an address whose replies are the entry's. */
+enum role { AS_FRONTEND, AS_SOURCE };
+
+/*
+ * Comparisons and conditions without a branch for each part: the verifier walks what follows once for each way through
+ * a branch. unless_zero(x, y): x, or 0 where y is 0.
+ */
+INLINE u32 ip_differs4(const __be32 *a, const __be32 *b)
 {
-	return *a == *b;
+	return *a ^ *b;
 }
 
-INLINE bool same_ip6(const __be32 *a, const __be32 *b)
+INLINE u32 ip_differs6(const __be32 *a, const __be32 *b)
 {
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+	return (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
+}
+
+INLINE u32 unless_zero(u32 value, u64 condition)
+{
+	return value & -(u32)((condition | -condition) >> 63);
 }
 
 INLINE void copy_ip4(__be32 *to, const __be32 *from)

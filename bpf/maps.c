@@ -21,8 +21,9 @@
 #define RINGBUF(value, name, bytes) BPF_F_TABLE("ringbuf:" LRP_TABLES #name, value, value, lrp_##name, bytes, 0)
 #define SOCKET_STORAGE(value, name) BPF_F_TABLE("sk_storage:" LRP_SOCKETS #name, int, value, lrp_##name, 0, NO_PREALLOC)
 
-HASH(struct frontend4, struct run, frontends4, LRP_MAX_FRONTENDS);
-HASH(struct frontend6, struct run, frontends6, LRP_MAX_FRONTENDS);
+HASH(struct frontend4, struct frontend_id, frontends4, LRP_MAX_FRONTENDS);
+HASH(struct frontend6, struct frontend_id, frontends6, LRP_MAX_FRONTENDS);
+ARRAY(struct run_start, runs, LRP_MAX_FRONTENDS);
 ARRAY(struct slot4, backends4, LRP_MAX_BACKENDS);
 ARRAY(struct slot6, backends6, LRP_MAX_BACKENDS);
 HASH(struct client4, u8, skip4, LRP_MAX_SKIPS);

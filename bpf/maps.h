@@ -10,6 +10,7 @@
 
 #define map_frontends4 BY_FD(LRP_FD_FRONTENDS4)
 #define map_frontends6 BY_FD(LRP_FD_FRONTENDS6)
+#define map_runs BY_FD(LRP_FD_RUNS)
 #define map_backends4 BY_FD(LRP_FD_BACKENDS4)
 #define map_backends6 BY_FD(LRP_FD_BACKENDS6)
 #define map_skip4 BY_FD(LRP_FD_SKIP4)

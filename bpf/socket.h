@@ -4,52 +4,74 @@
  * `backward` whose reply this is. The hooks themselves (socket.c) only move addresses in and out of their context.
  */
 
-/* The socket's backend for this frontend: the one it has while that is in the run, else a new choice. */
-INLINE struct F(slot) *
-    F(choose)(u64 netns_cookie, const struct run *run, struct F(slot) * first, const struct F(peer) * peer, u32 *index)
+/* Of a run, the backend with this address while it is there, else any. Without a port, any. */
+INLINE struct F(slot) * F(again_or_any)(const struct run *run, const struct F(destination) * backend)
 {
 	struct F(slot) *slot = NULL;
+
+	if (backend->port)
+		slot = F(search_run)(run, backend->ip, backend->port);
+	return slot ? slot : F(pick_any)(run);
+}
+
+#if LRP_CLUSTER_IP && LRP_HAVE_NETNS_COOKIE
+INLINE struct F(slot) * F(choose_for_client)(u64 netns_cookie, const struct run *run, const struct F(slot) * first)
+{
+	struct F(client) client = {.netns_cookie = netns_cookie, .frontend = first->frontend};
+	struct F(destination) backend = {};
+	u64 now = bpf_ktime_get_ns();
+	struct F(slot) * slot;
+
+	F(recall_client)(&client, now, first->affinity_seconds, &backend);
+	slot = F(again_or_any)(run, &backend);
+	if (slot)
+		F(note_client)(&client, now, slot);
+	return slot;
+}
+#endif
+
+/* The socket's backend for this frontend: the one it has while that is in the run, else a new choice. */
+INLINE struct F(slot) *
+    F(choose)(u64 netns_cookie, const struct run *run, struct F(slot) * first, const struct F(peer) * peer)
+{
+	struct F(destination) backend = {};
+	struct F(slot) * slot;
 
 	if (peer) {
 		if (peer->index < run->count) {
 			slot = F(slot_at)(run->first + peer->index);
-			if (slot && slot->generation == peer->generation) {
-				*index = peer->index;
+			if (slot && slot->generation == peer->generation)
 				return slot;
-			}
 		}
-		slot = F(search_run)(run, peer->backend_ip, peer->backend_port, index);
-		if (slot)
-			return slot;
+		F(copy_ip)(backend.ip, peer->backend_ip);
+		backend.port = peer->backend_port;
 	}
 #if LRP_CLUSTER_IP && LRP_HAVE_NETNS_COOKIE
 	if (run->flags & RUN_AFFINITY)
-		return F(pick_for_client)(netns_cookie, first, run, index);
+		return F(choose_for_client)(netns_cookie, run, first);
 #endif
-	return F(pick_any)(run, index);
+	return F(again_or_any)(run, &backend);
 }
 
-/* Choose a backend and remember it with the socket. */
-INLINE u32 F(redirect)(struct bpf_sock_addr *ctx, u64 netns_cookie, const struct run *run, struct F(slot) * first,
-		       struct F(destination) * to)
+/* Choose a backend. fresh: the socket is not known to be there, so it is to be remembered. */
+INLINE bool F(redirect)(struct bpf_sock_addr *ctx, u64 netns_cookie, const struct run *run, struct F(slot) * first,
+			struct F(choice) * choice)
 {
-	bool datagrams = first->frontend.protocol == IPPROTO_UDP;
-	struct F(peer) *peer = datagrams ? F(find_peer)(ctx, &first->frontend) : F(only_peer)(ctx);
+	struct F(peer) *peer = F(peer_of)(ctx, &first->frontend);
 	struct F(slot) * slot;
-	u32 index = 0;
 
-	slot = F(choose)(netns_cookie, run, first, datagrams ? peer : NULL, &index);
+	/* A TCP socket's entry may be another frontend's, and says nothing of where this connection should go. */
+	slot = F(choose)(netns_cookie, run, first, first->frontend.protocol == IPPROTO_UDP ? peer : NULL);
 	if (!slot)
-		return ACTION_PASS; /* not reached: the run was proven right */
-	if (!F(remember)(ctx, peer, slot, index)) {
-		count(first->id, ACTION_FAILED);
-		/* Without memory a datagram's reply would come from a stranger; a TCP stream only loses getpeername. */
-		if (datagrams)
-			return ACTION_FAILED;
-	}
-	F(copy_ip)(to->ip, slot->ip);
-	to->port = slot->port;
-	return ACTION_REDIRECTED;
+		return false; /* not reached: the run was proven right */
+	F(copy_ip)(choice->backend.ip, slot->ip);
+	choice->backend.port = slot->port;
+	choice->generation = slot->generation;
+	choice->index = slot->index;
+	choice->fresh = !peer || F(not_same)(peer, &first->frontend, &choice->backend);
+	if (!choice->fresh)
+		F(place_in_run)(peer, choice);
+	return true;
 }
 
 INLINE void F(tell)(struct bpf_sock_addr *ctx, const struct F(frontend) * frontend, const struct F(destination) * to,
@@ -64,40 +86,60 @@ INLINE void F(tell)(struct bpf_sock_addr *ctx, const struct F(frontend) * fronte
 	send_event(&event, ctx, hook, action);
 }
 
+/* The socket goes to a backend, or to the address that it named: what it remembers of that address changes. */
+INLINE u32 F(note)(struct bpf_sock_addr *ctx, const struct F(frontend) * frontend, u32 id, u32 action,
+		   const struct F(choice) * choice)
+{
+	struct F(destination) to = choice->backend;
+
+	if (action == ACTION_REDIRECTED && !choice->fresh)
+		return action;
+	if (action != ACTION_REDIRECTED) {
+		F(copy_ip)(to.ip, frontend->ip);
+		to.port = frontend->port;
+	}
+	F(release_replies)(ctx, &to);
+	if (action != ACTION_REDIRECTED || F(remember)(ctx, frontend, choice))
+		return action;
+	count(id, ACTION_FAILED);
+	/* Without memory a datagram's reply would come from a stranger; a TCP stream only loses getpeername. */
+	return frontend->protocol == IPPROTO_UDP ? ACTION_FAILED : action;
+}
+
 /* Where does this connect or send go? Answers ACTION_REDIRECTED with the backend in `to`, or why not. */
 INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * frontend, struct F(destination) * to,
 		      u32 hook)
 {
-	struct run run;
+	struct run run = {};
+	struct F(choice) choice = {};
 	bool busy = false;
 	struct F(slot) *first = F(find_run)(frontend, &run, &busy);
+	u32 action = ACTION_PASS;
 	u64 netns_cookie = 0;
-	u32 action, id;
 
-	if (!first) {
-		if (busy)
-			count(0, ACTION_FAILED);
-		/* What comes back from there is no frontend's reply any more. */
-		F(release_replies)(ctx, frontend->ip, frontend->port);
-		return ACTION_PASS;
-	}
-	id = first->id;
+	if (busy)
+		count(0, ACTION_FAILED);
+	if (first) {
 #if LRP_HAVE_NETNS_COOKIE
-	if (run.flags & (RUN_SKIP | RUN_AFFINITY))
-		netns_cookie = lrp_netns_cookie(ctx);
-	if (run.flags & RUN_SKIP && F(exempt)(netns_cookie, frontend))
-		action = ACTION_SKIPPED;
-	else
+		if (run.flags & (RUN_SKIP | RUN_AFFINITY))
+			netns_cookie = lrp_netns_cookie(ctx);
+		if (run.flags & RUN_SKIP && F(exempt)(netns_cookie, frontend))
+			action = ACTION_SKIPPED;
+		else
 #endif
-	    if (run.flags & RUN_REFUSE)
-		action = ACTION_REFUSED;
-	else
-		action = F(redirect)(ctx, netns_cookie, &run, first, to);
-
-	if (action == ACTION_SKIPPED)
-		F(release_replies)(ctx, frontend->ip, frontend->port);
+		    if (run.flags & RUN_REFUSE)
+			action = ACTION_REFUSED;
+		else if (F(redirect)(ctx, netns_cookie, &run, first, &choice))
+			action = ACTION_REDIRECTED;
+	}
+	if (action != ACTION_REFUSED)
+		action = F(note)(ctx, frontend, run.id, action, &choice);
+	if (!first)
+		return action;
+	if (action == ACTION_REDIRECTED)
+		*to = choice.backend;
 	if (action != ACTION_FAILED)
-		count(id, action);
+		count(run.id, action);
 	if (watched())
 		F(tell)(ctx, frontend, to, hook, action);
 	return action;
@@ -106,7 +148,7 @@ INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * fron
 /* Whose reply is this? True: `source` is now the frontend that the socket was sent through. */
 INLINE bool F(backward)(struct bpf_sock_addr *ctx, struct F(destination) * source)
 {
-	struct F(peer) *peer = F(find_replying)(ctx, source->ip, source->port);
+	struct F(peer) *peer = F(find_peer)(ctx, AS_SOURCE, source->ip, source->port);
 
 	if (!peer)
 		return false;

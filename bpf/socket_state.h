@@ -12,14 +12,19 @@
  * The hooks run under the socket's lock, so only the taking of a place is a race, between sockets: compare-and-swap.
  */
 
-INLINE bool F(is_frontend)(const struct F(peer) * peer, const struct F(frontend) * frontend)
+INLINE u32 F(not_frontend)(const struct F(peer) * peer, const __be32 *ip, __be16 port)
 {
-	return peer->frontend_port == frontend->port && F(same_ip)(peer->frontend_ip, frontend->ip);
+	return F(ip_differs)(peer->frontend_ip, ip) | (peer->frontend_port ^ port);
 }
 
-INLINE bool F(is_backend)(const struct F(peer) * peer, const __be32 *ip, __be16 port)
+INLINE u32 F(not_backend)(const struct F(peer) * peer, const __be32 *ip, __be16 port)
 {
-	return peer->backend_port == port && F(same_ip)(peer->backend_ip, ip);
+	return F(ip_differs)(peer->backend_ip, ip) | (peer->backend_port ^ port);
+}
+
+INLINE u32 F(not_former)(const struct F(peer) * peer, const __be32 *ip, __be16 port)
+{
+	return F(ip_differs)(peer->former_ip, ip) | (peer->former_port ^ port);
 }
 
 INLINE struct F(few_peers) * F(socket_peers)(struct bpf_sock_addr *ctx, u64 flags)
@@ -53,17 +58,15 @@ INLINE struct F(peer) * F(seated_peer)(struct bpf_sock_addr *ctx)
 	return NULL;
 }
 
-/* Take the socket's place in the table; NULL: someone has it. What the last owner left there is wiped. */
+/* Take the socket's place in the table; NULL: someone has it. The last owner has wiped it. */
 INLINE struct F(peer) * F(take_place)(struct bpf_sock_addr *ctx)
 {
 #if LRP_SOCKET_TABLE
 	u64 cookie = bpf_get_socket_cookie(ctx);
 	struct F(place) *place = F(place_at)(cookie);
 
-	if (place && !place->cookie && !__sync_val_compare_and_swap(&place->cookie, 0, cookie)) {
-		__builtin_memset(&place->peer, 0, sizeof(place->peer));
+	if (place && !place->cookie && !__sync_val_compare_and_swap(&place->cookie, 0, cookie))
 		return &place->peer;
-	}
 #endif
 	return NULL;
 }
@@ -74,8 +77,11 @@ INLINE void F(leave_place)(u64 cookie)
 {
 	struct F(place) *place = F(place_at)(cookie);
 
-	if (place && place->cookie == cookie)
-		*(volatile u64 *)&place->cookie = 0;
+	if (!place || place->cookie != cookie)
+		return;
+	__builtin_memset(&place->peer, 0, sizeof(place->peer));
+	asm volatile("" ::: "memory"); /* wiped first: from the next store on it is another's to take */
+	*(volatile u64 *)&place->cookie = 0;
 }
 #endif
 
@@ -90,51 +96,61 @@ INLINE struct F(many_peers) * F(more_peers)(struct bpf_sock_addr *ctx, const str
 }
 
 /*
- * An entry of the second storage. The detour through memory makes the verifier forget which index it was: it would
- * walk all that follows once for each of them.
+ * An entry of a storage. The detour through memory makes the verifier forget which index it was: it would walk all that
+ * follows once for each of them.
  */
-INLINE struct F(peer) * F(peer_at)(struct F(many_peers) * many, u32 index)
-{
-	*(volatile u32 *)&many->cursor = index;
-	index = *(volatile u32 *)&many->cursor;
-	return &many->peers[index & (LRP_MANY_PEERS - 1)];
-}
+#define ENTRY_AT(storage, index, entries)                                                                              \
+	({                                                                                                             \
+		*(volatile u32 *)&(storage)->cursor = (index);                                                         \
+		&(storage)->peers[*(volatile u32 *)&(storage)->cursor & ((entries)-1)];                                \
+	})
 
 /* --- What is remembered, wherever it is */
 
-/* The entry of a frontend that the socket was sent through before, or NULL. */
-INLINE struct F(peer) * F(find_peer)(struct bpf_sock_addr *ctx, const struct F(frontend) * frontend)
+/* Is this address an entry's frontend, or are replies from it the entry's? */
+INLINE bool F(matches)(const struct F(peer) * peer, u32 role, const __be32 *ip, __be16 port)
+{
+	if (role == AS_FRONTEND)
+		return !F(not_frontend)(peer, ip, port);
+	return !(F(not_backend)(peer, ip, port) | (peer->replies ^ 1)) || !F(not_former)(peer, ip, port);
+}
+
+/* The socket's entry that has an address in a role, or NULL. */
+INLINE struct F(peer) * F(find_peer)(struct bpf_sock_addr *ctx, u32 role, const __be32 *ip, __be16 port)
 {
 	struct F(peer) *seated = F(seated_peer)(ctx);
 	struct F(few_peers) * few;
 	struct F(many_peers) * many;
 	u32 i;
 
-	if (seated && F(is_frontend)(seated, frontend))
+	if (seated && F(matches)(seated, role, ip, port))
 		return seated;
 	few = F(socket_peers)(ctx, 0);
 	if (!few)
 		return NULL;
 #pragma clang loop unroll(full)
 	for (i = 0; i < LRP_FEW_PEERS; i++)
-		if (F(is_frontend)(&few->peers[i], frontend))
-			return &few->peers[i];
+		if (F(matches)(&few->peers[i], role, ip, port))
+			return ENTRY_AT(few, i, LRP_FEW_PEERS);
 	many = F(more_peers)(ctx, few);
 	if (!many)
 		return NULL;
 #pragma clang loop unroll(disable)
 	for (i = 0; i < LRP_MANY_PEERS; i++)
-		if (F(is_frontend)(&many->peers[i], frontend))
-			return F(peer_at)(many, i);
+		if (F(matches)(&many->peers[i], role, ip, port))
+			return ENTRY_AT(many, i, LRP_MANY_PEERS);
 	return NULL;
 }
 
-/* A TCP socket has one peer at a time: its entry, or NULL. */
-INLINE struct F(peer) * F(only_peer)(struct bpf_sock_addr *ctx)
+/* The socket's entry for a frontend, or NULL. A TCP socket has one peer at a time: its only entry, whosever it is. */
+INLINE struct F(peer) * F(peer_of)(struct bpf_sock_addr *ctx, const struct F(frontend) * frontend)
 {
-	struct F(peer) *seated = F(seated_peer)(ctx);
+	struct F(peer) * seated;
 	struct F(few_peers) * few;
 
+	if (frontend->protocol == IPPROTO_UDP)
+		return F(find_peer)(ctx, AS_FRONTEND, frontend->ip, frontend->port);
+	seated = F(seated_peer)(ctx);
 	if (seated)
 		return seated;
 	few = F(socket_peers)(ctx, 0);
@@ -157,84 +173,64 @@ INLINE struct F(peer) * F(new_peer)(struct bpf_sock_addr *ctx)
 #pragma clang loop unroll(full)
 	for (i = 0; i < LRP_FEW_PEERS; i++)
 		if (!few->peers[i].frontend_port)
-			return &few->peers[i];
+			return ENTRY_AT(few, i, LRP_FEW_PEERS);
 	many = lrp_sk_storage_get(F(map_many_peers), ctx->sk, NULL, SK_STORAGE_CREATE);
 	if (!many)
 		return NULL;
-	return F(peer_at)(many, many->next++);
+	return ENTRY_AT(many, many->next++, LRP_MANY_PEERS);
 }
 
-/* From now on nobody's replies come from this backend (until an entry claims them). */
-INLINE void F(release_replies)(struct bpf_sock_addr *ctx, const __be32 *ip, __be16 port)
+/*
+ * From now on nobody's replies come from this address, until an entry claims them. At most one entry has it, as its
+ * backend or its former one: who takes a backend releases it first.
+ */
+INLINE void F(release_replies)(struct bpf_sock_addr *ctx, const struct F(destination) * from)
 {
-	struct F(peer) *seated = F(seated_peer)(ctx);
-	struct F(few_peers) * few;
-	struct F(many_peers) * many;
-	u32 i;
+	struct F(peer) *peer = F(find_peer)(ctx, AS_SOURCE, from->ip, from->port);
 
-	if (seated && F(is_backend)(seated, ip, port))
-		seated->replies = 0;
-	few = F(socket_peers)(ctx, 0);
-	if (!few)
+	if (!peer)
 		return;
-#pragma clang loop unroll(full)
-	for (i = 0; i < LRP_FEW_PEERS; i++)
-		if (F(is_backend)(&few->peers[i], ip, port))
-			few->peers[i].replies = 0;
-	many = F(more_peers)(ctx, few);
-	if (!many)
-		return;
-#pragma clang loop unroll(disable)
-	for (i = 0; i < LRP_MANY_PEERS; i++)
-		if (F(is_backend)(&many->peers[i], ip, port))
-			many->peers[i].replies = 0;
+	peer->replies = unless_zero(peer->replies, F(not_backend)(peer, from->ip, from->port));
+	peer->former_port = unless_zero(peer->former_port, F(not_former)(peer, from->ip, from->port));
 }
 
-/* The entry whose replies come from this backend, or NULL. */
-INLINE struct F(peer) * F(find_replying)(struct bpf_sock_addr *ctx, const __be32 *ip, __be16 port)
+/* Not zero unless the entry has this frontend and this backend, and the backend's replies. */
+INLINE u32 F(not_same)(const struct F(peer) * peer, const struct F(frontend) * frontend,
+		       const struct F(destination) * backend)
 {
-	struct F(peer) *seated = F(seated_peer)(ctx);
-	struct F(few_peers) * few;
-	struct F(many_peers) * many;
-	u32 i;
-
-	if (seated && seated->replies && F(is_backend)(seated, ip, port))
-		return seated;
-	few = F(socket_peers)(ctx, 0);
-	if (!few)
-		return NULL;
-#pragma clang loop unroll(full)
-	for (i = 0; i < LRP_FEW_PEERS; i++)
-		if (few->peers[i].replies && F(is_backend)(&few->peers[i], ip, port))
-			return &few->peers[i];
-	many = F(more_peers)(ctx, few);
-	if (!many)
-		return NULL;
-#pragma clang loop unroll(disable)
-	for (i = 0; i < LRP_MANY_PEERS; i++)
-		if (many->peers[i].replies && F(is_backend)(&many->peers[i], ip, port))
-			return F(peer_at)(many, i);
-	return NULL;
+	return F(not_frontend)(peer, frontend->ip, frontend->port) | F(not_backend)(peer, backend->ip, backend->port) |
+	       (peer->replies ^ 1);
 }
 
-/* Note that the socket now talks to this slot for its frontend. peer: the frontend's entry, or NULL to make one. */
-INLINE bool F(remember)(struct bpf_sock_addr *ctx, struct F(peer) * peer, const struct F(slot) * slot, u32 index)
+INLINE void F(place_in_run)(struct F(peer) * peer, const struct F(choice) * choice)
 {
+	peer->generation = choice->generation;
+	peer->index = choice->index;
+}
+
+/*
+ * Note that the socket now talks to this backend for its frontend; false: the kernel gives no memory. The backend that
+ * the entry had before for the same frontend may still answer.
+ */
+INLINE bool F(remember)(struct bpf_sock_addr *ctx, const struct F(frontend) * frontend, const struct F(choice) * choice)
+{
+	struct F(peer) *peer = F(peer_of)(ctx, frontend);
+	u32 other;
+
 	if (!peer)
 		peer = F(new_peer)(ctx);
 	if (!peer)
 		return false;
 	/* An entry that is used again (a TCP socket's, or the oldest of many) may be another frontend's. */
-	if (!peer->replies || !F(is_backend)(peer, slot->ip, slot->port) || !F(is_frontend)(peer, &slot->frontend)) {
-		F(release_replies)(ctx, slot->ip, slot->port);
-		F(copy_ip)(peer->frontend_ip, slot->frontend.ip);
-		peer->frontend_port = slot->frontend.port;
-		F(copy_ip)(peer->backend_ip, slot->ip);
-		peer->backend_port = slot->port;
-		peer->protocol = slot->frontend.protocol;
-		peer->replies = 1;
-	}
-	peer->generation = slot->generation;
-	peer->index = index;
+	other = F(not_frontend)(peer, frontend->ip, frontend->port);
+	F(copy_ip)(peer->former_ip, peer->backend_ip);
+	peer->former_port = unless_zero(peer->backend_port, peer->replies) & (unless_zero(1, other) - 1);
+	F(copy_ip)(peer->frontend_ip, frontend->ip);
+	peer->frontend_port = frontend->port;
+	F(copy_ip)(peer->backend_ip, choice->backend.ip);
+	peer->backend_port = choice->backend.port;
+	peer->protocol = frontend->protocol;
+	peer->replies = 1;
+	F(place_in_run)(peer, choice);
 	return true;
 }

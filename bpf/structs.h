@@ -28,14 +28,16 @@ struct frontend6 {
 };
 
 /*
- * A frontend's backends: `count` slots of the backends map from `first` on.
- * Eight bytes, so that a reader gets all of it in one load: the kernel reuses a hash value's memory for other keys
- * at once, and a value read in two loads could be half of each.
+ * Value of the frontends maps. It is never changed while the frontend stands: a reader of the same hash bucket may miss
+ * an entry whose value is being replaced, for the kernel puts the new one in front and then takes the old one away.
  */
-struct run {
+struct frontend_id {
+	u32 id;
+};
+
+/* By id: where the frontend's run of slots starts. The one word that an update flips. */
+struct run_start {
 	u32 first;
-	u16 count;
-	u16 flags;
 };
 
 enum run_flags {
@@ -47,15 +49,16 @@ enum run_flags {
 
 /*
  * One backend of a run. It carries its frontend's key: a run read for one frontend may by then belong to another,
- * and a mismatch tells (see frontend.h).
- * id: index of the frontend's counters. generation: of this run, never the same twice in a row for one frontend.
+ * and a mismatch tells (see frontend.h). Never changed while a reader may be there.
+ * count, flags: of the run; index: of the slot in it. generation: of this run, never the same twice in a row for one frontend.
  */
 struct slot4 {
 	struct frontend4 frontend;
 	__be32 ip[1];
 	__be16 port;
-	u16 pad;
-	u32 id;
+	u16 count;
+	u16 flags;
+	u16 index;
 	u32 generation;
 	u32 affinity_seconds;
 };
@@ -64,8 +67,9 @@ struct slot6 {
 	struct frontend6 frontend;
 	__be32 ip[4];
 	__be16 port;
-	u16 pad;
-	u32 id;
+	u16 count;
+	u16 flags;
+	u16 index;
 	u32 generation;
 	u32 affinity_seconds;
 };
@@ -103,14 +107,18 @@ struct affinity6 {
  * replies: datagrams from the backend are this frontend's replies. Of several frontends with one backend on one socket
  * only the last one sent to has it, for a reply does not tell which it answers.
  * index, generation: where the backend stood in its run, to find it again in O(1) while the run is the same.
+ * former: the backend before this one, whose replies may still be on their way; port 0: none.
  * protocol: the frontend's and the backend's; for the agent, which ends sockets whose backend has left.
  * An entry with frontend_port 0 is free.
  */
 struct peer4 {
 	__be32 frontend_ip[1];
 	__be32 backend_ip[1];
+	__be32 former_ip[1];
 	__be16 frontend_port;
 	__be16 backend_port;
+	__be16 former_port;
+	u16 pad;
 	u32 generation;
 	u16 index;
 	u8 replies;
@@ -120,8 +128,11 @@ struct peer4 {
 struct peer6 {
 	__be32 frontend_ip[4];
 	__be32 backend_ip[4];
+	__be32 former_ip[4];
 	__be16 frontend_port;
 	__be16 backend_port;
+	__be16 former_port;
+	u16 pad;
 	u32 generation;
 	u16 index;
 	u8 replies;
@@ -141,16 +152,18 @@ struct place6 {
 	u32 pad;
 };
 
-/* Socket storage. */
+/* Socket storage. cursor: scratch, see ENTRY_AT. */
 struct few_peers4 {
 	struct peer4 peers[LRP_FEW_PEERS];
+	u32 cursor;
 };
 
 struct few_peers6 {
 	struct peer6 peers[LRP_FEW_PEERS];
+	u32 cursor;
 };
 
-/* next: the entry that is overwritten when all are taken (the oldest). cursor: scratch, see peer_at. */
+/* next: the entry that is overwritten when all are taken (the oldest). cursor: scratch, see ENTRY_AT. */
 struct many_peers4 {
 	struct peer4 peers[LRP_MANY_PEERS];
 	u32 next;
@@ -163,6 +176,14 @@ struct many_peers6 {
 	u32 cursor;
 };
 
+/* A run as a program found it; in no map. */
+struct run {
+	u32 first;
+	u32 id;
+	u16 count;
+	u16 flags;
+};
+
 /* An address on its way between a hook's context and the templates; in no map. */
 struct destination4 {
 	__be32 ip[1];
@@ -172,6 +193,21 @@ struct destination4 {
 struct destination6 {
 	__be32 ip[4];
 	__be16 port;
+};
+
+/* A backend that was chosen, and where it stands in its run; in no map. fresh: the socket does not remember it yet. */
+struct choice4 {
+	struct destination4 backend;
+	u32 generation;
+	u16 index;
+	bool fresh;
+};
+
+struct choice6 {
+	struct destination6 backend;
+	u32 generation;
+	u16 index;
+	bool fresh;
 };
 
 /* Per frontend id and CPU. Id 0 is nobody's: its `failed` counts lookups that never met a settled run. */

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from lab import Node
+from lrp_operator.datapath import sweeping
 from lrp_operator.datapath.engine import cleanup
 from lrp_operator.kernel import bpf
+from lrp_operator.kernel.sockdiag import list_cookies_everywhere
 from tests.datapath.world import World
 
 
@@ -47,6 +49,25 @@ def world(shared_world: World) -> Iterator[World]:
     shared_world.program()
     yield shared_world
     shared_world.program()
+
+
+@pytest.fixture
+def all_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweep as where every namespace can be searched; those of processes that are not ours matter not here."""
+
+    def listed() -> tuple[set[int], tuple[str, ...]]:
+        return list_cookies_everywhere()[0], ()
+
+    monkeypatch.setattr(sweeping, "list_cookies_everywhere", listed)
+
+
+@pytest.fixture
+def vacant(world: World) -> None:
+    """No place is taken, not even by what other tests' MPTCP connections leave for a minute."""
+    for name in ("places4", "places6"):
+        table = bpf.Map.open(world.settings.bpf_root / "sockets-v1" / name)
+        table.update_many([(key, bytes(len(value))) for key, value in table.items()])
+        table.close()
 
 
 @pytest.fixture(params=["table", "storage"])

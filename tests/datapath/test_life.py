@@ -13,7 +13,7 @@ import pytest
 from lab.serving import ask_tcp
 from lrp_operator.api.addresses import L4Addr
 from lrp_operator.datapath.engine import Datapath, cleanup
-from lrp_operator.datapath.layout import RUN, frontend_key
+from lrp_operator.datapath.layout import FRONTEND_ID, RUN_START, frontend_key
 from lrp_operator.datapath.model import DatapathSettings
 from lrp_operator.kernel import bpf
 from lrp_operator.resolve.model import Delta
@@ -244,17 +244,20 @@ def test_reconcile_attaches_again_what_was_detached_behind_its_pin(world: World)
     assert world.datapath.status().in_force
 
 
-@pytest.mark.parametrize("how", ["deleted", "nonsense", "beyond the end", "another's run"])
+@pytest.mark.parametrize("how", ["deleted", "no such id", "beyond the end", "another's slots", "another's id"])
 def test_reconcile_mends_entries(world: World, how: str) -> None:
     first, second = world.entry("4", UDP, world.one), world.entry("4", UDP, world.two, vip=VIP2)
     world.program(first, second)
-    frontends, key = maps_of(world)["frontends4"], frontend_key(first.frontend)
+    frontends, runs, key = maps_of(world)["frontends4"], maps_of(world)["runs"], frontend_key(first.frontend)
+    own, other = (frontends.lookup(frontend_key(entry.frontend)) or b"" for entry in (first, second))
     if how == "deleted":
         frontends.delete(key)
+    elif how == "beyond the end":
+        runs.update(own, RUN_START.pack(0xFFFFFFFF))
+    elif how == "another's slots":
+        runs.update(own, runs.lookup(other) or b"")
     else:
-        other = frontends.lookup(frontend_key(second.frontend)) or b""
-        value = {"nonsense": RUN.pack(5000, 3, 1), "beyond the end": RUN.pack(0xFFFFFFFF, 9, 1)}
-        frontends.update(key, value.get(how, other))
+        frontends.update(key, other if how == "another's id" else FRONTEND_ID.pack(0xFFFFFFF))
     report = world.datapath.reconcile()
     assert report.repaired == ("1 frontends had been changed by someone else",)
     assert report.written == 1
@@ -286,8 +289,8 @@ def test_reconcile_removes_what_nobody_asked_for(world: World) -> None:
     wanted = world.entry("4", UDP, world.one)
     world.program(wanted)
     frontends = maps_of(world)["frontends4"]
-    frontends.update(frontend_key(L4Addr.make("10.9.9.9", 1, TCP)), RUN.pack(77, 1, 1))
-    frontends.update(bytes(6) + bytes((47, 0)), RUN.pack(0, 1, 0))
+    frontends.update(frontend_key(L4Addr.make("10.9.9.9", 1, TCP)), FRONTEND_ID.pack(77))
+    frontends.update(bytes(6) + bytes((47, 0)), FRONTEND_ID.pack(1))
     world.datapath.reconcile()
     assert [key for key, _ in frontends.items()] == [frontend_key(wanted.frontend)]
 

@@ -65,11 +65,18 @@ def test_what_sockets_keep_has_the_layout_of_its_version(wanted: Build) -> None:
     build(request_for(wanted))
     assert wanted.sockets.name == "sockets-v1"
     sizes = {}
-    for name in ("few_peers4", "few_peers6", "many_peers4", "many_peers6"):
+    for name in ("few_peers4", "few_peers6", "many_peers4", "many_peers6", "places4", "places6"):
         opened = bpf.Map.open(wanted.sockets / name)
         sizes[name] = opened.info.value_size
         opened.close()
-    assert sizes == {"few_peers4": 80, "few_peers6": 176, "many_peers4": 1288, "many_peers6": 2824}
+    assert sizes == {
+        "few_peers4": 116,
+        "few_peers6": 260,
+        "many_peers4": 1800,
+        "many_peers6": 4104,
+        "places4": 40,
+        "places6": 80,
+    }
 
 
 def test_a_compile_error_shows_the_compilers_words(wanted: Build, tmp_path: Path) -> None:

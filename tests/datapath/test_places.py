@@ -136,7 +136,7 @@ def test_a_cgroup_that_dies(node: Node, settings: DatapathSettings) -> None:
     with pytest.raises(DatapathError):
         datapath.reconcile()
     doomed.mkdir()
-    assert len(datapath.reconcile().repaired) == 8
+    assert len(datapath.reconcile().repaired) == 9
     assert datapath.status().in_force
     datapath.close()
 

@@ -24,7 +24,7 @@ from tests.datapath.world import (
     socket_in,
 )
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("vacant", "all_namespaces")]
 
 SO_COOKIE = 57
 
@@ -73,6 +73,38 @@ def test_a_socket_has_its_place_until_it_is_closed(world: World, tables: dict[st
     assert owners(tables) == {mine: {}, others: {}}
 
 
+def test_places_of_sockets_that_were_closed_unnoticed_are_given_back(world: World, tables: dict[str, bpf.Map]) -> None:
+    """Someone detached our program while sockets were closed; places of sockets that live stay theirs."""
+    world.program(world.entry("4", UDP, world.one))
+    with socket_in(world.client, "4") as alive, socket_in(world.client, "4") as closed:
+        for sock in (alive, closed):
+            sock.connect((VIP["4"], DNS))
+        with bpf.open_pin(world.settings.bpf_root / "links/inet_sock_release") as link:
+            bpf.detach_link(link)
+        closed.close()
+        assert len(owners(tables)["places4"]) == 2
+        assert world.datapath.reconcile().repaired == ("inet_sock_release: attached anew",)
+        assert len(owners(tables)["places4"]) == 2, "it has been missing only once"
+        world.datapath.reconcile()
+        assert set(owners(tables)["places4"].values()) == {cookie_of(alive)}
+        assert ask(alive) == "one"
+
+
+def test_a_crowded_table_is_swept(world: World, tables: dict[str, bpf.Map]) -> None:
+    world.program(world.entry("6", UDP, world.one))
+    table = tables["places6"]
+    with socket_in(world.client, "6") as alive:
+        alive.connect((VIP["6"], DNS))
+        mine = cookie_of(alive)
+        taken = [n for n in range(table.info.max_entries * 3 // 4) if n != mine % table.info.max_entries]
+        value = bytes(table.info.value_size - 8)
+        table.update_many([(struct.pack("=I", n), struct.pack("=Q", 1 << 60 | n) + value) for n in taken])
+        for _ in range(2):
+            world.datapath.reconcile()
+        assert owners(tables)["places6"] == {mine % table.info.max_entries: mine}
+        assert ask(alive) == "one"
+
+
 def test_a_place_that_is_taken_stays_its_owners(world: World, tables: dict[str, bpf.Map]) -> None:
     """Another socket has the place: this one is remembered in socket storage, and the other's place is left alone."""
     world.program(world.entry("4", UDP, world.one))
@@ -90,20 +122,11 @@ def test_a_place_that_is_taken_stays_its_owners(world: World, tables: dict[str, 
 
 
 def test_a_new_owner_inherits_nothing(world: World, tables: dict[str, bpf.Map]) -> None:
-    """What the last owner of a place remembered is nothing to the next."""
     world.program(world.entry("4", UDP, world.one))
-    table = tables["places4"]
     with socket_in(world.client, "4") as first:
         first.connect((VIP["4"], DNS))
-        [(place, _)] = owners(tables)["places4"].items()
-        left = table.lookup(struct.pack("=I", place)) or b""
-    with socket_in(world.client, "4") as sock:
-        mine = struct.pack("=I", cookie_of(sock) % table.info.max_entries)
-        table.update(mine, bytes(8) + left[8:])
-        sock.connect((world.one.ipv4, DNS))
-        assert sock.getpeername() == (world.one.ipv4, DNS)
-        sock.connect((VIP["4"], DNS))
-        assert sock.getpeername() == (VIP["4"], DNS)
+        [place] = owners(tables)["places4"]
+    assert not any(tables["places4"].lookup(struct.pack("=I", place)) or b"?")
 
 
 def test_without_the_hook_all_is_in_socket_storage(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lrp_operator.api.addresses import L4Addr, Protocol
 from lrp_operator.datapath.model import DatapathError, Feature
-from lrp_operator.datapath.remembered import Pair, Remembered
+from lrp_operator.datapath.remembered import Pair, Remembered, SocketTable
 from lrp_operator.kernel.membarrier import wait_for_readers
 from lrp_operator.kernel.netns import NetnsError
 from lrp_operator.kernel.sockdiag import SockDiagError, SocketInfo, end_sockets_everywhere
@@ -92,6 +92,10 @@ class Ender:
             for pair, cookies in storage.sockets().items():
                 if pair.frontend.protocol in self._protocols:
                     yield pair, cookies
+
+    def tables(self) -> list[SocketTable]:
+        """The tables of sockets of every version."""
+        return [table for storage in self._storages for table in storage.tables()]
 
     def release_unused(self) -> list[Path]:
         """Let go of earlier versions' storages that no socket has an entry in; return their folders. Raises OSError."""

@@ -30,9 +30,12 @@ from lrp_operator.datapath.model import (
 from lrp_operator.datapath.place import PodLocator, check_place, why_not_covered
 from lrp_operator.datapath.programs import Programs
 from lrp_operator.datapath.skips import SkipTable
-from lrp_operator.datapath.tables import Changes, FamilyTable, IdPool, content_of
+from lrp_operator.datapath.sweeping import Sweep
+from lrp_operator.datapath.tables import Changes, FamilyMaps, FamilyTable, IdPool, content_of
 from lrp_operator.kernel import bpf, features
 from lrp_operator.kernel.membarrier import wait_for_readers
+from lrp_operator.kernel.netns import NetnsError
+from lrp_operator.kernel.sockdiag import SockDiagError
 from lrp_operator.resolve.model import Delta, FrontendEntry, SkipEntry
 
 # Readers are waited for only when this much of a table is resting; until then there is room elsewhere.
@@ -176,6 +179,7 @@ class _Opened:
         self._pins: dict[str, Path] = {}
         self.complete = False
         self._problems: tuple[str, ...] = ()
+        self._sweep = Sweep()
         self._search_due = True  # an agent before this one may not have come to ending the sockets that it should have
         try:
             self._programs.load()
@@ -206,8 +210,7 @@ class _Opened:
         self._tables = {
             ip_bytes: FamilyTable(
                 ip_bytes,
-                self._maps[f"frontends{digit}"],
-                self._maps[f"backends{digit}"],
+                FamilyMaps(self._maps[f"frontends{digit}"], self._maps["runs"], self._maps[f"backends{digit}"]),
                 self._settings.max_backends,
                 self._ids,
             )
@@ -225,10 +228,13 @@ class _Opened:
 
     def _read_back(self) -> int:
         """Fill the mirrors from the kernel; return how many frontends differed from what was remembered."""
-        drifted = sum(table.load() for table in self._tables.values())
-        self._ids.rebuild(p.id for table in self._tables.values() for p in table.programmed.values())
-        self.skips.load()
-        wait_for_readers()  # before slots are written that may just have been freed by someone else
+        try:
+            drifted = sum(table.load() for table in self._tables.values())
+            self.skips.load()
+        finally:
+            # Also after an error: a mirror that is new has forgotten which slots and ids rest.
+            self._ids.rebuild(p.id for table in self._tables.values() for p in table.programmed.values())
+            wait_for_readers()
         return drifted
 
     def _programs_current(self) -> bool:
@@ -299,10 +305,11 @@ class _Opened:
         if not self._search_due or not self.complete or self._attach_when_filled:
             return 0, []
         try:
+            self._sweep.look(self._ender.tables())
             ended, problems = self._ender.end_stale(self._stands)
             for folder in self._ender.release_unused():
                 self._programs.release_sockets(folder)
-        except OSError as error:
+        except (OSError, SockDiagError, NetnsError) as error:
             return 0, [f"what sockets remember can't be read: {error}"]
         self._search_due = bool(problems)
         return ended, problems
@@ -323,6 +330,8 @@ class _Opened:
         except OSError as error:
             raise DatapathError(f"the kernel can't be read back: {error}") from error
         self._search_due = True
+        if found:
+            self._sweep = Sweep()
         if drifted:
             found.append(f"{drifted} frontends had been changed by someone else")
         return found

@@ -60,15 +60,17 @@ def _slot(ip_bytes: int) -> Layout:
     own = (
         ("ip", f"{ip_bytes}s"),
         ("port", "2s"),
-        ("", "2x"),
-        ("id", "I"),
+        ("count", "H"),
+        ("flags", "H"),
+        ("index", "H"),
         ("generation", "I"),
         ("affinity_seconds", "I"),
     )
     return Layout(*_frontend(ip_bytes, "frontend."), *own)
 
 
-RUN = Layout(("first", "I"), ("count", "H"), ("flags", "H"))
+FRONTEND_ID = Layout(("id", "I"))
+RUN_START = Layout(("first", "I"))
 SLOT = {4: _slot(4), 16: _slot(16)}  # by bytes of an address
 CLIENT = {
     4: Layout(("netns_cookie", "Q"), *_frontend(4, "frontend.")),
@@ -118,6 +120,7 @@ def check_map(name: str, opened: bpf.Map, max_frontends: int, max_backends: int)
     """Compare a loaded map with what Python believes of it: type, size, flags, fields. Raises DatapathError."""
     shapes = {
         "frontends": (bpf.MapType.HASH, max_frontends, 1),  # 1: BPF_F_NO_PREALLOC
+        "runs": (bpf.MapType.ARRAY, max_frontends, 0),
         "backends": (bpf.MapType.ARRAY, max_backends, 0),
         "counters": (bpf.MapType.PERCPU_ARRAY, max_frontends, 0),
     }
@@ -129,12 +132,13 @@ def check_map(name: str, opened: bpf.Map, max_frontends: int, max_backends: int)
         raise DatapathError(f"map {name} has no BTF: it was not made by this version")
     parsed = btf.Btf(bpf.read_btf(opened.info.btf_id))
     keys, values = parsed.fields(opened.info.btf_key_type), parsed.fields(opened.info.btf_value_type)
-    match = re.fullmatch(r"(frontends|backends|skip|counters)([46]?)", name)
+    match = re.fullmatch(r"(frontends|runs|backends|skip|counters)([46]?)", name)
     if match is None:
         return
     ip_bytes = 16 if match[2] == "6" else 4
     layouts: dict[str, tuple[Layout | None, Layout | None]] = {
-        "frontends": (Layout(*_frontend(ip_bytes)), RUN),
+        "frontends": (Layout(*_frontend(ip_bytes)), FRONTEND_ID),
+        "runs": (None, RUN_START),
         "backends": (None, SLOT[ip_bytes]),
         "skip": (CLIENT[ip_bytes], None),
         "counters": (None, COUNTERS),

@@ -23,6 +23,7 @@ class SlotAllocator:
         self._starts_by_length: defaultdict[int, set[int]] = defaultdict(set)
         self._quarantine: list[tuple[int, int]] = []
         self.free_slots = 0
+        self.quarantined = 0  # slots waiting for readers to leave
         at = 0
         for first, count in sorted(used):
             self._add(at, first - at)
@@ -33,11 +34,6 @@ class SlotAllocator:
     def used(self) -> int:
         """Slots taken or in quarantine."""
         return self.size - self.free_slots
-
-    @property
-    def quarantined(self) -> int:
-        """Slots waiting for readers to leave."""
-        return sum(count for _, count in self._quarantine)
 
     def allocate(self, count: int) -> int:
         """Take a run; return its first slot. The tightest piece that fits. Raises SlotsExhausted."""
@@ -53,10 +49,12 @@ class SlotAllocator:
     def free(self, first: int, count: int) -> None:
         """Give a run back; it stays in quarantine until `release`."""
         self._quarantine.append((first, count))
+        self.quarantined += count
 
     def release(self) -> None:
         """All readers have left: what is in quarantine may be written again."""
         freed, self._quarantine = self._quarantine, []
+        self.quarantined = 0
         for first, count in freed:
             start, length = first, count
             if first in self._start_by_end:

@@ -1,8 +1,13 @@
-"""The frontends and backends maps of one address family: what they hold, what they should hold, and the way there.
+"""The maps of one address family: what they hold, what they should hold, and the way there.
 
-A change never shows half of itself to a packet: the new run of slots is written where nobody looks, then the frontend's
-value is flipped to it in one store, then the old run is freed; it rests in quarantine until every program that may have
-read the old value has ended (`slots`). Ids of counters rest likewise and start from zero when they are used again.
+    frontends   address, port, protocol -> id      written once, while the frontend stands
+    runs        id -> first slot of its run        the one word that a change flips (shared by both families)
+    backends    slots                              a run for each frontend
+
+A change never shows half of itself to a packet: the new run of slots is written where nobody looks, then the start of
+the frontend's run is flipped to it in one store, then the old run is freed; it rests in quarantine until every program
+that may have read the old start has ended (`slots`). Ids rest likewise, and their counters start from zero when they
+are used again. A frontend's entry in the hash is not touched by a change: a reader of the same bucket could miss it.
 
 `FamilyTable` mirrors the maps, so a flush costs what changed. `load` fills the mirror from the kernel: at start (the
 maps outlive the agent), and whenever someone else may have written there; what differs from the wish is then dirty.
@@ -19,7 +24,8 @@ from lrp_operator.datapath.layout import (
     FLAG_LOCAL_REDIRECT,
     FLAG_REFUSE,
     FLAG_SKIP,
-    RUN,
+    FRONTEND_ID,
+    RUN_START,
     SLOT,
     frontend_key,
     parse_frontend,
@@ -27,9 +33,11 @@ from lrp_operator.datapath.layout import (
 from lrp_operator.datapath.slots import SlotAllocator, SlotsExhausted
 from lrp_operator.resolve.model import FrontendEntry, FrontendType
 
-_MAX_BACKENDS_PER_FRONTEND = 65535  # struct run's count is 16 bits wide
+_MAX_BACKENDS_PER_FRONTEND = 65535  # a slot's count is 16 bits wide
 _GENERATIONS = 1 << 32
-_LOOKUP_COST = 8  # of one slot, in entries of a map that is read as a whole
+_LOOKUP_COST = 8  # of one entry, in entries of an array that is read as a whole
+_USUAL_BACKENDS = 2
+_UNKNOWN = (-1, -1)  # an id and a start that nothing has
 
 
 class MapLike(Interface):
@@ -52,8 +60,17 @@ class MapLike(Interface):
 
 
 @dataclass(frozen=True, slots=True)
+class FamilyMaps:
+    """A family's maps; `runs` is the one of both families."""
+
+    frontends: MapLike
+    runs: MapLike
+    backends: MapLike
+
+
+@dataclass(frozen=True, slots=True)
 class Content:
-    """What a frontend's value and slots say, apart from where they stand."""
+    """What a frontend's slots say, apart from where they stand."""
 
     backends: tuple[L4Addr, ...]
     flags: int
@@ -61,7 +78,7 @@ class Content:
 
     @property
     def slot_count(self) -> int:
-        """Slots of its run; a refused frontend has one, which carries its key and counters' id."""
+        """Slots of its run; a refused frontend has one, which carries its key."""
         return max(1, len(self.backends))
 
 
@@ -76,11 +93,11 @@ class Programmed:
 
 
 class IdPool:
-    """Counter ids, shared by both families. Id 0 is nobody's."""
+    """Frontends' ids, shared by both families, each with counters. Id 0 is nobody's."""
 
     def __init__(self, size: int, clear: Callable[[int], None]) -> None:
         self._clear = clear
-        self._size = size
+        self.size = size
         self._free: list[int] = []
         self._quarantine: list[int] = []
         self.rebuild(())
@@ -88,7 +105,7 @@ class IdPool:
     def rebuild(self, used: Iterable[int]) -> None:
         """Start anew from the ids in use."""
         taken = set(used)
-        self._free = [number for number in range(self._size - 1, 0, -1) if number not in taken]
+        self._free = [number for number in range(self.size - 1, 0, -1) if number not in taken]
         self._quarantine = []
 
     def take(self) -> int:
@@ -133,12 +150,11 @@ def content_of(entry: FrontendEntry, *, skipped: bool) -> Content:
 
 
 class FamilyTable:
-    """One family's two maps. Not thread-safe; no method but the constructor raises OSError, `load` apart."""
+    """One family's frontends, with their runs and slots. Not thread-safe; only `load` and `read` raise OSError."""
 
-    def __init__(self, ip_bytes: int, frontends: MapLike, backends: MapLike, size: int, ids: IdPool) -> None:
+    def __init__(self, ip_bytes: int, maps: FamilyMaps, size: int, ids: IdPool) -> None:
         self._slot = SLOT[ip_bytes]
-        self._frontends = frontends
-        self._backends = backends
+        self._frontends, self._runs, self._backends = maps.frontends, maps.runs, maps.backends
         self._size = size
         self._ids = ids
         self._wanted: dict[L4Addr, Content] = {}
@@ -185,38 +201,49 @@ class FamilyTable:
         """Return what the maps hold, and the keys of entries that make no sense. Raises OSError."""
         found: dict[L4Addr, Programmed] = {}
         foreign: set[bytes] = set()
-        runs = [(key, *RUN.unpack(value)) for key, value in self._frontends.items()]
-        slot_at = self._slot_reader(sum(count for _, _, count, _ in runs))
-        for key, first, count, flags in runs:
-            inside = range(first, min(first + count, self._size))
-            run = [raw for index in inside if (raw := slot_at(index)) is not None]
-            parsed = self._parse(key, run, first, flags) if len(run) == count > 0 else None
+        ids = {key: FRONTEND_ID.unpack(value)[0] for key, value in self._frontends.items()}
+        start_of = _reader(self._runs, len(ids), self._ids.size)
+        slot_at = _reader(self._backends, self._expected_slots(len(ids)), self._size)
+        for key, number in ids.items():
+            start = start_of(number)
+            parsed = self._parse(key, number, RUN_START.unpack(start)[0], slot_at) if start else None
             if parsed is None:
                 foreign.add(key)
             else:
                 found[parsed[0]] = parsed[1]
         return found, foreign
 
-    def _slot_reader(self, expected: int) -> Callable[[int], bytes | None]:
-        """Return what reads a slot: one by one while they are few, else from a copy of the whole map."""
-        if expected * _LOOKUP_COST < self._size:
-            return lambda index: self._backends.lookup(struct.pack("=I", index))
-        slots = dict(self._backends.items())
-        return lambda index: slots.get(struct.pack("=I", index))
+    def _expected_slots(self, frontends: int) -> int:
+        """Guess how many slots will be read: as many as are taken; before the first `load`, a few each."""
+        return self.slots.used or frontends * _USUAL_BACKENDS
 
-    def _parse(self, key: bytes, run: list[bytes], first: int, flags: int) -> tuple[L4Addr, Programmed] | None:
+    def _parse(
+        self, key: bytes, number: int, first: int, slot_at: "Callable[[int], bytes | None]"
+    ) -> tuple[L4Addr, Programmed] | None:
         """Make sense of an entry; None for one that we would never write."""
         try:
             address = parse_frontend(key)
         except ValueError:  # a protocol that we never write
             return None
-        slots = [self._slot.unpack(raw) for raw in run]
+        raw = slot_at(first)
+        if raw is None or not number:
+            return None
+        head = self._slot.unpack(raw)
+        count, flags, _index, generation, affinity_seconds = head[5:]
+        slots = [head]
+        for index in range(first + 1, min(first + count, self._size)):
+            raw = slot_at(index)
+            if raw is not None:
+                slots.append(self._slot.unpack(raw))
         own = (address.ip, address.port.to_bytes(2, "big"), address.protocol)
-        if any(slot[:3] != own for slot in slots):
+        if len(slots) != count or any(
+            (slot[:3], slot[5:]) != (own, (count, flags, i, generation, affinity_seconds))
+            for i, slot in enumerate(slots)
+        ):
             return None
         backends = tuple(L4Addr(slot[3], int.from_bytes(slot[4], "big"), address.protocol) for slot in slots)
-        content = Content(() if flags & FLAG_REFUSE else backends, flags, slots[0][7])
-        return address, Programmed(content, first, slots[0][5], slots[0][6])
+        content = Content(() if flags & FLAG_REFUSE else backends, flags, affinity_seconds)
+        return address, Programmed(content, first, number, generation)
 
     # --- The way there
 
@@ -288,11 +315,12 @@ class FamilyTable:
         writes.append((address, Programmed(content, first, number, self._generation)))
 
     def _write(self, writes: list[tuple[L4Addr, Programmed]], changes: Changes) -> None:
-        slots = [item for address, new in writes for item in self._slot_items(address, new)]
-        values = [(frontend_key(a), RUN.pack(p.first, p.content.slot_count, p.content.flags)) for a, p in writes]
         try:
-            self._backends.update_many(slots)
-            self._frontends.update_many(values)
+            self._backends.update_many([item for address, new in writes for item in self._slot_items(address, new)])
+            self._runs.update_many([_start_item(new) for _, new in writes])
+            self._frontends.update_many(
+                [_id_item(address, new) for address, new in writes if not self._stands(address, new)]
+            )
         except OSError:
             self._write_one_by_one(writes, changes)
             return
@@ -305,31 +333,44 @@ class FamilyTable:
             try:
                 for key, value in self._slot_items(address, new):
                     self._backends.update(key, value)
-                self._frontends.update(
-                    frontend_key(address), RUN.pack(new.first, new.content.slot_count, new.content.flags)
-                )
+                self._runs.update(*_start_item(new))
+                if not self._stands(address, new):
+                    self._frontends.update(*_id_item(address, new))
             except OSError as error:
                 self._undo(address, new, error, changes)
             else:
                 self._written(address, new, changes)
 
+    def _stands(self, address: L4Addr, new: Programmed) -> bool:
+        """Whether the frontend is in the hash with this id already, so that it must not be written again."""
+        now = self.programmed.get(address)
+        return now is not None and now.id == new.id and address not in self._unknown
+
     def _undo(self, address: L4Addr, new: Programmed, error: OSError, changes: Changes) -> None:
-        """Free what a failed write took, unless the frontend's value may have been flipped to it after all."""
+        """Free what a failed write took, unless the frontend may have been flipped to it after all."""
         old = self.programmed.get(address)
         try:
-            value = self._frontends.lookup(frontend_key(address))
+            found = self._look(address)
         except OSError:
-            value = b""
-        standing = RUN.pack(old.first, old.content.slot_count, old.content.flags) if old is not None else None
-        if value == RUN.pack(new.first, new.content.slot_count, new.content.flags):
+            found = _UNKNOWN
+        if found == (new.id, new.first):
             self._written(address, new, changes)
             return
         changes.problems.append(f"{address}: not written: {error}")
-        if value == standing:
+        if found == ((old.id, old.first) if old is not None else None):
             self._retire(new, keep_id=old is not None)
         else:
             # Nobody knows what stands there: the slots stay taken until the next `load` finds out.
             self._unknown.add(address)
+
+    def _look(self, address: L4Addr) -> tuple[int, int] | None:
+        """Read a frontend's id and the start of its run; None: it is not there. Raises OSError."""
+        value = self._frontends.lookup(frontend_key(address))
+        if value is None:
+            return None
+        number = FRONTEND_ID.unpack(value)[0]
+        start = self._runs.lookup(struct.pack("=I", number))
+        return _UNKNOWN if start is None else (number, RUN_START.unpack(start)[0])
 
     def _written(self, address: L4Addr, new: Programmed, changes: Changes) -> None:
         old = self.programmed.get(address)
@@ -359,20 +400,37 @@ class FamilyTable:
 
     def _slot_items(self, address: L4Addr, new: Programmed) -> list[tuple[bytes, bytes]]:
         nobody = (L4Addr(bytes(len(address.ip)), 0, address.protocol),)
-        port = address.port.to_bytes(2, "big")
+        own = (address.ip, address.port.to_bytes(2, "big"), address.protocol)
+        content = new.content
+        run = (content.slot_count, content.flags)
         return [
             (
                 struct.pack("=I", new.first + i),
                 self._slot.pack(
-                    address.ip,
-                    port,
-                    address.protocol,
+                    *own,
                     backend.ip,
                     backend.port.to_bytes(2, "big"),
-                    new.id,
+                    *run,
+                    i,
                     new.generation,
-                    new.content.affinity_seconds,
+                    content.affinity_seconds,
                 ),
             )
-            for i, backend in enumerate(new.content.backends or nobody)
+            for i, backend in enumerate(content.backends or nobody)
         ]
+
+
+def _start_item(new: Programmed) -> tuple[bytes, bytes]:
+    return struct.pack("=I", new.id), RUN_START.pack(new.first)
+
+
+def _id_item(address: L4Addr, new: Programmed) -> tuple[bytes, bytes]:
+    return frontend_key(address), FRONTEND_ID.pack(new.id)
+
+
+def _reader(array: MapLike, expected: int, size: int) -> Callable[[int], bytes | None]:
+    """Return what reads an array: one by one while little is to be read, else from a copy of it all."""
+    if expected * _LOOKUP_COST < size:
+        return lambda index: array.lookup(struct.pack("=I", index)) if index < size else None
+    held = dict(array.items())
+    return lambda index: held.get(struct.pack("=I", index))
