@@ -55,4 +55,4 @@ def is_owned(node: str) -> bool:
     try:
         return (STATE / node / "owner").read_text() in {alive, ""}  # empty: it is being written
     except FileNotFoundError:
-        return False
+        return (STATE / node).is_dir()  # its maker lives, and is just about to mark it

@@ -88,11 +88,18 @@ class Place:
 
     def serve_tcp(self, port: int, text: str) -> Server:
         """Start a TCP server that greets with `text`, then echoes. It is ready when this returns. Port 0 picks one."""
-        return self._serve(socket.SOCK_STREAM, port, text)
+        return self.serve(lambda ready: serving.serve(socket.SOCK_STREAM, port, text, ready))
 
     def serve_udp(self, port: int, text: str) -> Server:
         """Start a UDP server that answers with `text` and the datagram. Ready when this returns. Port 0 picks one."""
-        return self._serve(socket.SOCK_DGRAM, port, text)
+        return self.serve(lambda ready: serving.serve(socket.SOCK_DGRAM, port, text, ready))
+
+    def serve(self, function: Callable[[Callable[[int], None]], None]) -> Server:
+        """Start a server of your own: a function that serves until killed, and calls `ready(port)` once it can."""
+        server = Server(self._fork(function), 0)
+        self._started.append(server)
+        server.port = server.child.result(timeout=10)
+        return server
 
     def ask_tcp(self, host: str, port: int, *, timeout: float = 2.0, payload: bytes = b"") -> Reply:
         """Connect from here and return what the server says. Raises OSError as connect does."""
@@ -106,12 +113,6 @@ class Place:
             lambda: serving.ask_udp(host, port, timeout=timeout, payload=payload, connected=connected),
             timeout=timeout + 5,
         )
-
-    def _serve(self, kind: socket.SocketKind, port: int, text: str) -> Server:
-        server = Server(self._fork(lambda ready: serving.serve(kind, port, text, ready)), port)
-        self._started.append(server)
-        server.port = server.child.result(timeout=10)
-        return server
 
     @contextlib.contextmanager
     def _entry(self) -> Iterator[Callable[[], None]]:

@@ -4,8 +4,9 @@ pyroute2 in a thread inside the namespace takes 0.3 ms a change, where a process
 force when a function returns: IPv6 addresses do without duplicate detection, which would hold them back for a second.
 
 A routed pod is wired as many CNIs do it: the pod has host addresses only (/32, /128) and a gateway that nobody has
-(169.254.1.1, fe80::1), whose permanent neighbour entry leads to the node's end of the veth; the node has a route to
-each of the pod's addresses. A bridged pod has addresses with the bridge's prefix, and the bridge is its gateway.
+(169.254.1.1, fe80::1), whose permanent neighbour entry leads to the node's end of the veth; the node has a route and a
+permanent neighbour entry for each of the pod's addresses, since a first ARP request that a busy machine loses is sent
+again only a second later. A bridged pod has addresses with the bridge's prefix, and the bridge is its gateway.
 """
 
 import ctypes
@@ -118,7 +119,9 @@ def add_routed(node: int, pod: int, name: str, addresses: Sequence[Address]) -> 
 
     def on_node(ip: Any) -> None:
         for address in addresses:
-            ip.route("add", family=_FAMILIES[address.version], dst=str(address), oif=veth.index)
+            family, host = _FAMILIES[address.version], str(address.ip)
+            ip.route("add", family=family, dst=str(address), oif=veth.index)
+            ip.neigh("add", index=veth.index, dst=host, lladdr=veth.pod_mac, state=_PERMANENT, family=family)
 
     _inside(pod, in_pod)
     _inside(node, on_node)
