@@ -1,0 +1,6 @@
+"""What it costs: `make bench`, or `python -m benchmarks --help`. README.md says how it is measured and read.
+
+__main__.py   the command
+sockets.py    the socket part: every row's client does every test, in turns     rows.py   what each row is
+control.py    the control part: what the agent takes
+"""

@@ -1,0 +1,1 @@
+"""The usual scheme (lru.c), loaded with BCC by a child process (load.py)."""
