@@ -3,7 +3,9 @@
 `main` reads the command line and `config` the settings; `lock` sees that a node has one agent; `run` puts the parts
 together and takes them apart on a signal. `loop` is the circle: what changed goes through `desired` (the resolver) to
 the datapath, in the one thread of `worker`. `server` answers on a unix socket in the words of `apimodel`, and serves
-health and metrics. Killing the agent at any point leaves every redirect working: the kernel has all that it needs.
+health and metrics. Objects come from a directory (`sources`) or the Kubernetes API (`kube_source`; which Services it
+takes is for `kube_services` to say), which also gets the node's `report`. Killing the agent at any point leaves every
+redirect working: the kernel has all that it needs.
 """
 
 EXIT_FAILED = 1

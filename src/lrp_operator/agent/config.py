@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lrp_operator.datapath.model import DatapathSettings, SocketLevel
+from lrp_operator.resolve.options import ClusterIPs, ResolveOptions
 
 EVERY_SERVICE = 65536
 POLICIES_ONLY = 4096
@@ -54,6 +55,16 @@ SETTINGS = (
         "localRedirectPolicies.addressMatcherCIDRs",
         "lrp-address-matcher-cidrs",
         "Addresses that policies may take, comma-separated (none: any).",
+    ),
+    Setting(
+        "localRedirectPolicies.addressMatcherNamespaces",
+        "lrp-address-matcher-namespaces",
+        "Namespaces whose policies may name addresses, comma-separated (none: every one).",
+    ),
+    Setting(
+        "localRedirectPolicies.maxFrontendsPerNamespace",
+        "lrp-max-frontends-per-namespace",
+        "Frontends that the policies of one namespace may have together (0: any number).",
     ),
     Setting("enableIPv4", "enable-ipv4", "Redirect IPv4."),
     Setting("enableIPv6", "enable-ipv6", "Redirect IPv6."),
@@ -113,16 +124,31 @@ class SocketLB(_Part):
 
 
 class LocalRedirectPolicies(_Part):
-    """Policies, and the addresses that they may take (empty: any)."""
+    """Policies, which addresses and namespaces may be theirs (empty: any), and how many frontends (0: any number)."""
 
     enabled: Bool = True
     address_matcher_cidrs: Annotated[list[Cidr], BeforeValidator(_read_list)] = Field(
         default=[], alias="addressMatcherCIDRs"
     )
+    address_matcher_namespaces: Annotated[list[str], BeforeValidator(_read_list)] = Field(
+        default=[], alias="addressMatcherNamespaces"
+    )
+    max_frontends_per_namespace: Annotated[int, BeforeValidator(_read_size), Field(ge=0)] = Field(
+        default=0, alias="maxFrontendsPerNamespace"
+    )
 
     def networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """The addresses that policies may take."""
         return tuple(ipaddress.ip_network(cidr) for cidr in self.address_matcher_cidrs)
+
+    def resolve_options(self, cluster_ips: ClusterIPs) -> ResolveOptions:
+        """What resolution is asked for; the same for every node and for the controller, so that all decide alike."""
+        return ResolveOptions(
+            address_matcher_cidrs=self.networks(),
+            cluster_ips=cluster_ips,
+            address_matcher_namespaces=tuple(self.address_matcher_namespaces),
+            max_frontends_per_namespace=self.max_frontends_per_namespace,
+        )
 
 
 class Bpf(_Part):
@@ -182,10 +208,18 @@ class Loaded:
 
 
 def load(config: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
-    """Read all places and check what they say together. Raises ConfigError.
+    """Read all places, check what they say together, and say what a node does with that. Raises ConfigError.
 
     flags: by key of SETTINGS; None is a flag that was not given.
     """
+    settings, warnings = load_settings(config, environ, flags)
+    return Loaded(settings, mode_of(settings), warnings)
+
+
+def load_settings(
+    config: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]
+) -> tuple[Settings, tuple[str, ...]]:
+    """Read all places and check them; the settings, and what is to be told about them. Raises ConfigError."""
     merged = _Merged()
     if config is not None:
         merged.add_tree(_read_file(config), origin=str(config))
@@ -195,8 +229,7 @@ def load(config: Path | None, environ: Mapping[str, str], flags: Mapping[str, ob
     for key, value in flags.items():
         if value is not None:
             merged.add(key, value, origin=f"--{BY_KEY[key].flag}")
-    settings = merged.checked()
-    return Loaded(settings, mode_of(settings), tuple(merged.warnings))
+    return merged.checked(), tuple(merged.warnings)
 
 
 class _Merged:

@@ -13,7 +13,7 @@ from lrp_operator.api.addresses import L4Addr
 from lrp_operator.api.objects import ClusterObject, Pod, Policy
 from lrp_operator.resolve.engine import Resolver
 from lrp_operator.resolve.model import Delta, FrontendEntry, FrontendType, Resolution
-from lrp_operator.resolve.options import ClusterIPs, ResolveOptions
+from lrp_operator.resolve.options import ClusterIPs
 
 Changes = Mapping[ObjectKey, ClusterObject | None]
 """Objects that came or changed; None for those that went."""
@@ -27,13 +27,8 @@ class Desired:
         self._replaces = loaded.mode.replaces_kube_proxy
         self._policies = loaded.settings.local_redirect_policies.enabled
         self._pods = pods
-        self._resolver = Resolver(
-            node,
-            ResolveOptions(
-                address_matcher_cidrs=loaded.settings.local_redirect_policies.networks(),
-                cluster_ips=ClusterIPs.SERVE if self._replaces else ClusterIPs.LIST,
-            ),
-        )
+        cluster_ips = ClusterIPs.SERVE if self._replaces else ClusterIPs.LIST
+        self._resolver = Resolver(node, loaded.settings.local_redirect_policies.resolve_options(cluster_ips))
         self.in_kernel: dict[L4Addr, FrontendEntry] = {}  # what the kernel is to hold; other threads may look one up
         self.exempt_pods: set[str] = set()
         self._resolution: Resolution | None = None

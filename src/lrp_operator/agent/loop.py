@@ -118,6 +118,7 @@ class Circle:
         self.hits = HitBook()
         self.sync_times = SyncTimes()
         self.last_sync: datetime | None = None
+        self.passed = asyncio.Event()  # set after each pass; cleared by whoever reports passes
         self._feeds = sources
         self._syncer = Syncer(desired, datapath, hold_pins)
         self._timing = timing
@@ -219,6 +220,7 @@ class Circle:
         if outcome.opened and not failed:
             self.last_sync = datetime.now(UTC)
         self._tell(outcome)
+        self.passed.set()
 
     def _tell(self, outcome: Outcome) -> None:
         """Log what is new."""

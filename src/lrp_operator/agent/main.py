@@ -1,6 +1,8 @@
 """`lrp-agent`: the command line. Says in a sentence what is wrong with it, and else hands over to `run`.
 
-    lrp-agent --manifests DIR --node-name NAME     follows a directory and redirects (until SIGTERM)
+    lrp-agent --node-name NAME                     in a pod: follows the Kubernetes API and redirects (until SIGTERM)
+    lrp-agent --kubeconfig FILE --node-name NAME   the same from anywhere
+    lrp-agent --manifests DIR --node-name NAME     follows a directory instead
     lrp-agent cleanup                              removes every trace from the kernel
 
 The exit codes are 0, 1 (failed), 2 (wrong usage or settings) and 3 (another agent has the pins or the socket).
@@ -17,7 +19,7 @@ import typer
 from lrp_operator import __version__
 from lrp_operator.agent import EXIT_FAILED, EXIT_HELD, EXIT_USAGE
 from lrp_operator.agent.apimodel import DEFAULT_SOCKET
-from lrp_operator.agent.config import BY_KEY, ConfigError, load
+from lrp_operator.agent.config import BY_KEY, ConfigError, Loaded, load
 from lrp_operator.agent.doors import Doors
 from lrp_operator.agent.lock import LockHeldError, PinsLock
 from lrp_operator.agent.logs import LogFormat, set_up
@@ -25,6 +27,8 @@ from lrp_operator.datapath.model import DatapathError
 from lrp_operator.kernel.cgroup import CgroupError, find_root
 
 if TYPE_CHECKING:
+    from lrp_operator.agent.kube_source import KubernetesSource
+    from lrp_operator.agent.sources import Given
     from lrp_operator.kernel.podlink import PodLinks
 
 app = typer.Typer(
@@ -65,12 +69,24 @@ USUAL_CGROUP_ROOT = Path("/sys/fs/cgroup")
     "keys are Cilium's Helm values, else defaults. Ask a running agent with lrpctl.",
 )
 def agent(
-    context: typer.Context,
+    command: typer.Context,
     *,
     manifests: Annotated[
         Path | None,
         typer.Option("--manifests", help="Directory to follow: policies, Services, EndpointSlices, Pods, Nodes."),
     ] = None,
+    kubeconfig: Annotated[
+        str | None,
+        typer.Option("--kubeconfig", help="Follow the Kubernetes API with this file's credentials.", metavar="FILE"),
+    ] = None,
+    context: Annotated[str | None, typer.Option("--context", help="Which context of the kubeconfig.")] = None,
+    api_server: Annotated[
+        str,
+        typer.Option("--api-server", help="The API server's URL, where the usual one leads nowhere.", metavar="URL"),
+    ] = "",
+    report: Annotated[
+        bool, typer.Option(help="Tell the cluster what this node redirects (its NodeRedirectState).")
+    ] = True,
     node: Annotated[str | None, typer.Option("--node-name", envvar="K8S_NODE_NAME", help="This node's name.")] = None,
     bpf_root: BpfRoot = BPF_ROOT,
     cgroup_root: CgroupRoot = None,
@@ -90,6 +106,10 @@ def agent(
     host_only: Annotated[str | None, _setting("socketLB.hostNamespaceOnly", BOOL)] = None,
     policies: Annotated[str | None, _setting("localRedirectPolicies.enabled", BOOL)] = None,
     cidrs: Annotated[str | None, _setting("localRedirectPolicies.addressMatcherCIDRs", "CIDR,...")] = None,
+    namespaces: Annotated[
+        str | None, _setting("localRedirectPolicies.addressMatcherNamespaces", "NAMESPACE,...")
+    ] = None,
+    max_frontends: Annotated[str | None, _setting("localRedirectPolicies.maxFrontendsPerNamespace", "NUMBER")] = None,
     ipv4: Annotated[str | None, _setting("enableIPv4", BOOL)] = None,
     ipv6: Annotated[str | None, _setting("enableIPv6", BOOL)] = None,
     map_max: Annotated[str | None, _setting("bpf.lbMapMax", "NUMBER")] = None,
@@ -100,7 +120,7 @@ def agent(
     ] = False,
 ) -> None:
     """Start the agent, unless a command follows."""
-    if context.invoked_subcommand:
+    if command.invoked_subcommand:
         return
     flags = {
         "kubeProxyReplacement": kube_proxy_replacement,
@@ -108,14 +128,19 @@ def agent(
         "socketLB.hostNamespaceOnly": host_only,
         "localRedirectPolicies.enabled": policies,
         "localRedirectPolicies.addressMatcherCIDRs": cidrs,
+        "localRedirectPolicies.addressMatcherNamespaces": namespaces,
+        "localRedirectPolicies.maxFrontendsPerNamespace": max_frontends,
         "enableIPv4": ipv4,
         "enableIPv6": ipv6,
         "bpf.lbMapMax": map_max,
         "bpf.lbBackendMapMax": backend_map_max,
         "terminateTCP": terminate_tcp,
     }
-    if manifests is None:
-        _refuse("what is to be followed? Give --manifests DIR (and see lrp-agent --help)")
+    from lrp_operator.agent.sources import Given, ManifestSource  # noqa: PLC0415 - --help and cleanup need none of these
+
+    given = Given(manifests, kubeconfig, context, api_server)
+    if wrong := given.fault():
+        _refuse(wrong)
     if not node:
         _refuse("which node is this? Give --node-name NAME, or set K8S_NODE_NAME")
     try:
@@ -124,19 +149,20 @@ def agent(
     except (ConfigError, ValueError) as error:
         _refuse(str(error))
     set_up(log_format)
-    from lrp_operator.agent.run import Parts, run  # noqa: PLC0415 - --help and cleanup need none of these
-    from lrp_operator.agent.sources import ManifestSource  # noqa: PLC0415
+    from lrp_operator.agent.run import Parts, run  # noqa: PLC0415
     from lrp_operator.datapath.engine import Datapath  # noqa: PLC0415
 
+    source = ManifestSource(manifests) if manifests else _cluster(given, node, loaded)
     parts = Parts(
         node=node,
         loaded=loaded,
         bpf_root=bpf_root,
         cgroup_root=cgroup_root or _find_cgroups(),
         doors=doors,
-        sources=[ManifestSource(manifests)],
+        sources=[source],
         make_datapath=Datapath,
         open_links=_open_links,
+        report_to=None if isinstance(source, ManifestSource) or not report else source,
     )
     raise typer.Exit(run(parts))
 
@@ -160,6 +186,20 @@ def cleanup(bpf_root: BpfRoot = BPF_ROOT, cgroup_root: CgroupRoot = None) -> Non
     sys.stdout.writelines(f"removed {name}\n" for name in removed)
     if not removed:
         sys.stdout.write("nothing to remove\n")
+
+
+def _cluster(given: "Given", node: str, loaded: Loaded) -> "KubernetesSource":
+    """Make the source that follows the Kubernetes API."""
+    from lrp_operator.agent.kube_source import KubernetesSource  # noqa: PLC0415
+    from lrp_operator.sources.kube.client import KubeClient  # noqa: PLC0415
+    from lrp_operator.sources.kube.errors import CredentialsError  # noqa: PLC0415
+
+    try:
+        credentials = given.credentials()
+    except CredentialsError as error:
+        _refuse(str(error))
+    client = KubeClient(credentials, user_agent=f"lrp-agent/{__version__}")
+    return KubernetesSource(client, node, replaces_kube_proxy=loaded.mode.replaces_kube_proxy)
 
 
 def _open_links() -> "PodLinks | None":

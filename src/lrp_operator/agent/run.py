@@ -22,11 +22,13 @@ from lrp_operator.agent.config import Loaded
 from lrp_operator.agent.desired import Desired
 from lrp_operator.agent.doors import Doors, SocketInUseError
 from lrp_operator.agent.events import EventHub
+from lrp_operator.agent.kube_source import KubernetesSource
 from lrp_operator.agent.links import watch_links
 from lrp_operator.agent.lock import LockHeldError, PinsLock
 from lrp_operator.agent.loop import Circle, Timing
 from lrp_operator.agent.parts import Datapath, Source
 from lrp_operator.agent.pods import Links, PodNames
+from lrp_operator.agent.report import Reporter
 from lrp_operator.agent.server import Server
 from lrp_operator.agent.view import Identity, View
 from lrp_operator.agent.worker import Worker
@@ -40,7 +42,7 @@ LEAVE_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What an agent is made of; tests put others in place."""
+    """What an agent is made of; tests put others in place. report_to: the source whose cluster is told of this node."""
 
     node: str
     loaded: Loaded
@@ -51,6 +53,7 @@ class Parts:
     make_datapath: Callable[[DatapathSettings], Datapath]
     open_links: Callable[[], Links | None] = lambda: None
     timing: Timing = field(default_factory=Timing)
+    report_to: KubernetesSource | None = None
 
 
 class _Pins:
@@ -110,7 +113,9 @@ class Agent:
             timing=parts.timing,
         )
         hub = EventHub(self._datapath, self.worker, pods)
-        self._server = Server(parts.doors, View(identity, self._circle, pods, hub), self._circle, hub)
+        view = View(identity, self._circle, pods, hub)
+        self._server = Server(parts.doors, view, self._circle, hub)
+        self._reporter = Reporter(parts.report_to, view, self._circle) if parts.report_to else None
 
     async def live(self) -> int:
         """Begin, go round until a signal, leave; the exit code."""
@@ -146,6 +151,7 @@ class Agent:
             asyncio.create_task(self._circle.run()),
             asyncio.create_task(self._server.keep_open()),
             asyncio.create_task(watch_links(self._circle.links_changed)),
+            *([asyncio.create_task(self._reporter.run())] if self._reporter else []),
         ]
         try:
             await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)

@@ -36,6 +36,7 @@ class View:
     def __init__(self, identity: Identity, circle: Circle, pods: PodNames, hub: EventHub) -> None:
         self.identity = identity
         self.closed_doors: dict[str, str] = {}  # addresses that can't be listened on -> why
+        self.reporting = ""  # why the node's report can't be written
         self._circle = circle
         self._pods = pods
         self._hub = hub
@@ -59,7 +60,8 @@ class View:
         """What is wrong with the kernel or the agent, and tried again."""
         outcome = self._circle.outcome
         messages = [outcome.status.message] if outcome.status and outcome.status.message else []
-        return list(dict.fromkeys([*outcome.problems, *messages, *self.closed_doors.values()]))
+        reporting = [self.reporting] if self.reporting else []
+        return list(dict.fromkeys([*outcome.problems, *messages, *self.closed_doors.values(), *reporting]))
 
     def status(self) -> apimodel.Status:
         """Answer `lrpctl status`."""

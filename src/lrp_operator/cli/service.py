@@ -29,7 +29,7 @@ def print_services(services: Services) -> None:
 def _rows(frontend: ServiceFrontend) -> list[list[str]]:
     backends = [f"{n} => {b.backend} ({b.state})" for n, b in enumerate(frontend.backends, 1)]
     if not backends:
-        backends = ["none: connects are refused" if frontend.refuse else "none"]
+        backends = ["none: connects are refused" if frontend.refuse else "left to kube-proxy"]
     start = [str(frontend.id or "-"), frontend.frontend, frontend.type]
     end = [frontend.policy or "-", _hits(frontend), _last_hit(frontend)]
     rows = [["", "", "", backend, "", "", ""] for backend in backends]

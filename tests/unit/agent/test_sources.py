@@ -3,8 +3,10 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from lrp_operator.agent.parts import SourceUpdate
-from lrp_operator.agent.sources import ManifestSource
+from lrp_operator.agent.sources import Given, ManifestSource
 from lrp_operator.api.objects import Node, Service
 from tests.unit.agent.fakes import DEADLINE
 
@@ -43,3 +45,19 @@ async def test_what_came_what_went_and_what_can_not_be_read(tmp_path: Path) -> N
     assert "b.yaml" in fourth.problems[0]
     assert (third.whole, fourth.whole) == (True, False)
     await changes.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (Given(), "what is to be followed? Give --manifests DIR or --kubeconfig FILE"),
+        (Given(Path("m"), kubeconfig="k"), "--manifests and --kubeconfig exclude each other"),
+        (Given(Path("m"), api_server="https://a"), "--manifests and --api-server exclude each other"),
+        (Given(context="c"), "--context is about a kubeconfig"),
+        (Given(Path("m")), ""),
+        (Given(kubeconfig="k", context="c", api_server="https://a"), ""),
+    ],
+)
+def test_objects_come_from_one_place(given: Given, sentence: str) -> None:
+    assert given.fault().startswith(sentence)
+    assert bool(given.fault()) == bool(sentence)

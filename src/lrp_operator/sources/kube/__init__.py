@@ -1,4 +1,4 @@
-"""Objects from the Kubernetes API: who we are to it (credentials), one way to ask (client), one way to follow (informer).
+"""Objects from the Kubernetes API: who we are to it (credentials), one way to ask (client), one to follow (informer).
 
     credentials ──▶ client ──▶ informer ──▶ changes of one kind of object, for ever
     (tokens rotate)  (requests,   (list, watch, resume, list anew)

@@ -60,6 +60,14 @@ def checked_server(url: str) -> str:
     return url.rstrip("/")
 
 
+def _header(text: str) -> str:
+    """Return a header's value without blanks around it: files of tokens may end with a newline."""
+    text = text.strip()
+    if not text.isprintable():
+        raise CredentialsError("the token for the API server is none: it has characters that no token has")
+    return text
+
+
 # --- A pod's service account ------------------------------------------------------------------------------------------
 
 
@@ -109,7 +117,7 @@ class ServiceAccount:
             self._tls = _trusting(ca, self._directory / "ca.crt")
             self._ca = ca
         tls = self._tls if self.server.startswith("https") else None
-        return Access(self.server, tls, f"Bearer {token}")
+        return Access(self.server, tls, _header(f"Bearer {token}"))
 
 
 def _trusting(ca: bytes, path: Path) -> ssl.SSLContext:
@@ -195,7 +203,7 @@ class _Reader:
         """Read everything; runs the plugin if there is one. Raises CredentialsError."""
         configuration: Any = importlib.import_module("kubernetes.client").Configuration()
         self._guarded(lambda: self._loader.load_and_set(configuration))
-        authorization = str(configuration.api_key.get("BearerToken") or "")
+        authorization = _header(str(configuration.api_key.get("BearerToken") or ""))
         if not authorization and not configuration.cert_file and self._has_plugin():
             raise CredentialsError(
                 f"the exec plugin of user {self._context['user']!r} in {self._path} gave no credentials; "

@@ -10,7 +10,7 @@ Every text is a sentence for people. All of them are tried again, with growing p
 """
 
 
-class ApiFailure(Exception):
+class ApiFailure(Exception):  # noqa: N818 - not all of them are errors of ours
     """Base of all that can go wrong."""
 
 
@@ -34,7 +34,7 @@ class ApiError(ApiFailure):
         return self.status == 410 or self.reason in ("Expired", "Gone")
 
 
-class ApiUnreachable(ApiFailure):  # noqa: N818 - a state of the world
+class ApiUnreachable(ApiFailure):
     """There is no answer."""
 
 
