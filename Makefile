@@ -3,11 +3,11 @@ PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # What the project needs from the distribution; BCC comes only from there.
-APT := python3-venv python3-bpfcc iproute2 nftables iptables bind9-dnsutils dnsmasq-base curl clang-format
+APT := python3-venv python3-bpfcc iproute2 nftables iptables bind9-dnsutils dnsmasq-base curl clang-format gcc libc6-dev openssl
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test unit lint format lock generate demo clean
+.PHONY: help setup test unit lint format lock generate demo bench cluster clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,23 +28,29 @@ $(READY): requirements-dev.lock pyproject.toml
 demo: setup ## Show redirects of real connections on this machine, in network namespaces (root; removes itself)
 	$(BIN)/python -m demo
 
+cluster: setup ## Start a real Kubernetes API server on loopback with the project's kinds, until Ctrl-C (built once: minutes)
+	$(BIN)/python -m tests.cluster
+
+bench: setup ## Measure what redirecting costs, in network namespaces (root; minutes; removes itself)
+	$(BIN)/python -m benchmarks
+
 test: setup ## Run every test (root: real eBPF in network namespaces of its own)
 	$(BIN)/pytest
 
-unit: setup ## Run the tests that need no root
-	$(BIN)/pytest -m "not privileged"
+unit: setup ## Run the tests that need neither root nor an API server
+	$(BIN)/pytest -m "not privileged and not cluster"
 
 lint: setup ## Check style, types, the import contract, generated files and the C format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	clang-format --dry-run --Werror bpf/*.c bpf/*.h
+	clang-format --dry-run --Werror bpf/*.c bpf/*.h benchmarks/*.c benchmarks/prototype/*.c
 
 format: setup ## Rewrite sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	clang-format -i bpf/*.c bpf/*.h
+	clang-format -i bpf/*.c bpf/*.h benchmarks/*.c benchmarks/prototype/*.c
 
 generate: setup ## Write deploy/crds anew from the models in api/
 	$(BIN)/python -m lrp_operator.api.schema
