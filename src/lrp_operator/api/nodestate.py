@@ -61,7 +61,8 @@ class NodeReport(Struct, frozen=True, rename="camel", omit_defaults=True):
         tuple[PolicyReport, ...],
         _field("The policies that a pod of this node can serve, or that are in trouble here.", maxItems=MAX_POLICIES),
     ] = ()
-    omitted_policies: Annotated[int, _count("How many more such policies there are than fit here.")] = 0
+    policy_count: Annotated[int, _count("How many such policies there are, listed or not.")] = 0
+    omitted_policies: Annotated[int, _count("How many of them do not fit here.")] = 0
 
 
 class NodeRedirectState(Struct, frozen=True, omit_defaults=True):

@@ -109,9 +109,9 @@ NODE_COLUMNS: list[dict[str, Any]] = [
     },
     {
         "name": "Policies",
-        "type": "string",
-        "description": "The first of the policies that concern the node.",
-        "jsonPath": ".report.policies[0:3].policy",
+        "type": "integer",
+        "description": "How many policies concern the node.",
+        "jsonPath": ".report.policyCount",
     },
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 ]

@@ -179,13 +179,13 @@ class Resolver:
             skips=tuple(skip for _, skip in sorted(self._skips.items())),
         )
 
-    def plan_of(self, policy: str) -> Plan | None:
-        """What a valid policy would do if it had all that it claims, as the last `resolve` left it."""
-        return self._plans.get(policy)
-
     def policy(self, key: str) -> PolicyView | None:
         """Find a policy."""
         return self._policies.get(key)
+
+    def policies(self) -> list[str]:
+        """Name the policies that there are."""
+        return list(self._policies)
 
     def claimants(self, frontend: L4Addr) -> AbstractSet[Claimant]:
         """The policies that claim a frontend, as the last `resolve` left it."""
@@ -194,6 +194,11 @@ class Resolver:
     def services_at(self, frontend: L4Addr) -> AbstractSet[ServiceClaim]:
         """The Services to which a frontend belongs."""
         return self._book.claims_at(frontend)
+
+    def case_of(self, policy: str) -> verdicts.Case | None:
+        """All that the verdict on a valid policy rests on, as the last `resolve` left it."""
+        view, plan = self._policies.get(policy), self._plans.get(policy)
+        return self._case(policy, view.rules, plan) if view and view.rules and plan else None
 
     def policies_naming(self, service: str) -> AbstractSet[str]:
         """The policies whose serviceMatcher names a Service."""
@@ -369,18 +374,20 @@ class Resolver:
         meta = view.written.metadata
         if view.rules is None or plan is None:
             return verdicts.invalid(key, meta.generation, view.problem)
-        case = verdicts.Case(
+        return verdicts.judge(self._case(key, view.rules, plan), meta.generation, self._options)
+
+    def _case(self, key: str, rules: PolicyRules, plan: Plan) -> verdicts.Case:
+        return verdicts.Case(
             node=self._node,
-            namespace=meta.namespace,
+            namespace=key.partition("/")[0],
             claimant=plan.claimant,
-            rules=view.rules,
+            rules=rules,
             claims=plan.claims,
             pods=self._pods_of(key),
-            backends=plan.backends,
+            served={frontend for frontend, backends in plan.backends.items() if backends},
             owners=self._owners,
             shortage=self._rations.shortage(key),
         )
-        return verdicts.judge(case, meta.generation, self._options)
 
     def _exempt(self, key: str) -> SkipEntry | None:
         """List what a pod is exempt from, by all policies that select it, whether or not it is ready."""

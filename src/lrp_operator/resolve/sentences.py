@@ -45,7 +45,9 @@ def too_many_frontends(namespace: str, shortage: Shortage) -> str:
 
 
 def node_not_selected(node: str) -> str:
-    """Say that a policy is not for a node."""
+    """Say that a policy is not for a node, or (empty) for none that there is."""
+    if not node:
+        return "No node matches lrp-operator.io/node-selector."
     return f"Node {node} does not match lrp-operator.io/node-selector: the policy does not apply here."
 
 
@@ -91,9 +93,10 @@ def conflict(holder: Claimant, loser: Claimant) -> str:
     return f"Policy {holder.policy} has this frontend: it {why}."
 
 
-def no_local_pod(node: str, namespace: str) -> str:
-    """Say that nothing is selected."""
-    return f"No pod of namespace {namespace} on node {node} matches the localEndpointSelector."
+def no_local_pod(node: str, namespace: str, *, for_some_nodes: bool) -> str:
+    """Say that nothing is selected, on a node or (empty) in the cluster."""
+    place = f" on node {node}" if node else " on a node that matches lrp-operator.io/node-selector" * for_some_nodes
+    return f"No pod of namespace {namespace}{place} matches the localEndpointSelector."
 
 
 def no_ready_pod(pods: Sequence[PodView]) -> str:

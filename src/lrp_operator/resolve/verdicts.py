@@ -1,6 +1,7 @@
 """What became of a policy: the reasons, in the order of semantics.md, section 7. sentences.py has the words."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
 
@@ -20,7 +21,8 @@ class Case(Struct, frozen=True):
     """All that a verdict on a valid policy rests on.
 
     shortage: why its namespace has no room for it, if it has none.
-    pods: those that the policy selects on this node, by name. backends and owners: for each frontend that it claims.
+    node: empty for the cluster as a whole. pods: those that the policy selects there, by name.
+    served: the frontends that one of them serves. owners: for each frontend that it claims.
     """
 
     node: str
@@ -29,7 +31,7 @@ class Case(Struct, frozen=True):
     rules: PolicyRules
     claims: Claims
     pods: Sequence[PodView]
-    backends: Mapping[L4Addr, tuple[L4Addr, ...]]
+    served: AbstractSet[L4Addr]
     owners: Mapping[L4Addr, Ownership]
     shortage: Shortage | None = None
 
@@ -58,7 +60,7 @@ def _judge_frontend(case: Case, claim: Claim) -> FrontendVerdict:
     if owner.holder is not None and owner.holder.policy != case.claimant.policy:
         message = sentences.conflict(owner.holder, case.claimant)
         return _not_redirected(frontend, FrontendReason.CONFLICT, message)
-    if case.backends[frontend]:
+    if frontend in case.served:
         return FrontendVerdict(frontend, redirected=True)
     reason = reason_for_none(case.pods)
     message = _why_no_backend(case, claim, reason)
@@ -74,7 +76,8 @@ def _not_redirected(frontend: L4Addr, reason: FrontendReason, message: str, *, d
 def _why_no_backend(case: Case, claim: Claim, reason: FrontendReason) -> str:
     match reason:
         case FrontendReason.NO_LOCAL_POD:
-            return sentences.no_local_pod(case.node, case.namespace)
+            for_some_nodes = case.rules.node_selector is not None
+            return sentences.no_local_pod(case.node, case.namespace, for_some_nodes=for_some_nodes)
         case FrontendReason.NO_READY_POD:
             return sentences.no_ready_pod(case.pods)
         case _:
@@ -102,6 +105,8 @@ def _what_is_missing(case: Case, options: ResolveOptions) -> str:
 
 
 def _summary(case: Case, frontends: Sequence[FrontendVerdict]) -> str:
+    if not case.node:  # how many nodes redirect is not for resolution to know
+        return ""
     redirected = sum(frontend.redirected for frontend in frontends)
     refused = sum(frontend.drop for frontend in frontends)
     return sentences.redirected(case.node, len(frontends), redirected, refused)

@@ -4,13 +4,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lrp_operator.api import schema
+from lrp_operator.api import nodestate, schema
 from lrp_operator.api.addresses import Protocol, parse_ip
-from lrp_operator.api.crd import MAX_ERRORS, ON_NO_BACKEND, PolicyInvalid, parse_policy
+from lrp_operator.api.annotations import ON_NO_BACKEND
+from lrp_operator.api.crd import MAX_ERRORS, PolicyInvalid, parse_policy
+from lrp_operator.api.nodestate import NodeRedirectState, NodeReport, PolicyReport
 from lrp_operator.api.objects import ObjectMeta, Policy
 from lrp_operator.api.policy import (
     AddressMatcher,
@@ -224,9 +227,14 @@ def test_the_schema_and_the_parser_agree_on_addresses(text: str) -> None:
 # --- The CRD ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_generated_crd_is_current() -> None:
-    path = ROOT / schema.PATH
-    assert path.read_text(encoding="utf-8") == schema.crd_yaml(), "run: python -m lrp_operator.api.schema"
+@pytest.mark.parametrize("plural", ["ciliumlocalredirectpolicies", "noderedirectstates"])
+def test_the_generated_crds_are_current(plural: str) -> None:
+    written = (ROOT / schema.DIRECTORY / f"{plural}.yaml").read_text(encoding="utf-8")
+    assert written == schema.crd_yaml(schema.crds()[plural]), "run: python -m lrp_operator.api.schema"
+
+
+def test_there_is_no_other_crd() -> None:
+    assert {path.stem for path in (ROOT / schema.DIRECTORY).iterdir()} == set(schema.crds())
 
 
 def walk(node: Any, path: str = "") -> Any:
@@ -237,8 +245,9 @@ def walk(node: Any, path: str = "") -> Any:
             yield from walk(value, f"{path}/{key}")
 
 
-def test_the_crd_is_structural_and_asks_for_nothing_newer_than_kubernetes_1_29() -> None:
-    (version,) = schema.crd()["spec"]["versions"]
+@pytest.mark.parametrize("crd", schema.crds().values(), ids=schema.crds())
+def test_the_crds_are_structural_and_ask_for_nothing_newer_than_kubernetes_1_29(crd: dict[str, Any]) -> None:
+    (version,) = crd["spec"]["versions"]
     root = version["schema"]["openAPIV3Schema"]
     for path, node in walk(root):
         key = path.rpartition("/")[2]
@@ -253,15 +262,40 @@ def test_the_crd_is_structural_and_asks_for_nothing_newer_than_kubernetes_1_29()
 
 
 def test_the_crd_names_what_people_type() -> None:
-    crd = schema.crd()
+    crd = schema.policy_crd()
     assert crd["metadata"]["name"] == "ciliumlocalredirectpolicies.cilium.io"
     assert crd["spec"]["names"]["shortNames"] == ["clrp"]
     (version,) = crd["spec"]["versions"]
     assert [column["name"] for column in version["additionalPrinterColumns"]] == [
         "Frontend",
-        "Backends",
-        "Ready",
+        "Accepted",
+        "Programmed",
+        "Reason",
+        "Wanted",
+        "Redirecting",
+        "Falling back",
+        "Degraded",
         "Age",
     ]
     assert version["subresources"] == {"status": {}}
     assert "ok" in version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+
+
+def test_a_nodes_report_is_bounded_and_fits_in_etcd() -> None:
+    policy = PolicyReport("n" * 317, "u" * 64, 2**53, 2**53, 2**53, "R" * 64, "m" * nodestate.MAX_SENTENCE)
+    report = NodeReport(
+        agent_version="v" * 64,
+        mode="m" * 128,
+        in_force=False,
+        message="m" * nodestate.MAX_MESSAGE,
+        problems=("p" * nodestate.MAX_SENTENCE,) * nodestate.MAX_PROBLEMS,
+        policies=(policy,) * nodestate.MAX_POLICIES,
+    )
+    assert len(msgspec.json.encode(NodeRedirectState(ObjectMeta("n" * 253), report))) < 1.2 * 2**20
+
+    (version,) = schema.node_crd()["spec"]["versions"]
+    for path, node in walk(version["schema"]["openAPIV3Schema"]["properties"]["report"]):
+        if isinstance(node, dict) and node.get("type") == "string":
+            assert "maxLength" in node, path
+        if isinstance(node, dict) and node.get("type") == "array":
+            assert "maxItems" in node, path

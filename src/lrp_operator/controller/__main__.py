@@ -1,0 +1,5 @@
+"""`python -m lrp_operator.controller` is `lrp-controller`."""
+
+from lrp_operator.controller.main import main
+
+main()
