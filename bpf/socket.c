@@ -211,10 +211,9 @@ int lrp_connect6(struct bpf_sock_addr *ctx)
 	return outward6(ctx, HOOK_CONNECT);
 }
 
+/* A mapped address does not come here: see lrp_sendmsg4. */
 int lrp_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	if (is_mapped(ctx))
-		return outward_mapped(ctx, HOOK_SENDMSG);
 	return outward6(ctx, HOOK_SENDMSG);
 }
 

@@ -128,7 +128,7 @@ INLINE struct F(peer) * F(find_peer)(struct bpf_sock_addr *ctx, u32 role, const 
 	few = F(socket_peers)(ctx, 0);
 	if (!few)
 		return NULL;
-#pragma clang loop unroll(full)
+#pragma clang loop unroll(disable)
 	for (i = 0; i < LRP_FEW_PEERS; i++)
 		if (F(matches)(&few->peers[i], role, ip, port))
 			return ENTRY_AT(few, i, LRP_FEW_PEERS);
@@ -170,7 +170,7 @@ INLINE struct F(peer) * F(new_peer)(struct bpf_sock_addr *ctx)
 	few = F(socket_peers)(ctx, SK_STORAGE_CREATE);
 	if (!few)
 		return NULL;
-#pragma clang loop unroll(full)
+#pragma clang loop unroll(disable)
 	for (i = 0; i < LRP_FEW_PEERS; i++)
 		if (!few->peers[i].frontend_port)
 			return ENTRY_AT(few, i, LRP_FEW_PEERS);

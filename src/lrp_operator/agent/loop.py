@@ -23,6 +23,7 @@ from functools import partial
 from lrp_operator.agent.desired import Changes, Desired
 from lrp_operator.agent.hits import HitBook
 from lrp_operator.agent.logs import OnChange
+from lrp_operator.agent.memory import give_back
 from lrp_operator.agent.parts import Datapath, ObjectKey, Source, SourceUpdate
 from lrp_operator.agent.sync import Outcome, Request, Syncer
 from lrp_operator.agent.worker import Worker
@@ -215,6 +216,8 @@ class Circle:
         elif not failed:
             self._backoff.succeeded()
         self._relocate = self._relocate or (request.relocate and bool(outcome.error))
+        if request.reconcile or outcome.complete > self.outcome.complete:
+            give_back()
         self.outcome = outcome
         self.sync_times.add(outcome.seconds, failed=failed)
         if outcome.opened and not failed:

@@ -26,6 +26,7 @@ from lrp_operator.agent.kube_source import KubernetesSource
 from lrp_operator.agent.links import watch_links
 from lrp_operator.agent.lock import LockHeldError, PinsLock
 from lrp_operator.agent.loop import Circle, Timing
+from lrp_operator.agent.memory import use_one_arena
 from lrp_operator.agent.parts import Datapath, Source
 from lrp_operator.agent.pods import Links, PodNames
 from lrp_operator.agent.report import Reporter
@@ -84,6 +85,7 @@ class _Pins:
 
 def run(parts: Parts) -> int:
     """Live until SIGTERM or SIGINT; the exit code."""
+    use_one_arena()
     agent = Agent(parts)
     code = asyncio.run(agent.live())
     if not agent.worker.stop(patience=1.0):
