@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import control, report
+from benchmarks import cluster, cluster_lines, control, report
 from benchmarks.plot import svg
 from benchmarks.ratios import ratio
 from benchmarks.rows import all_rows, choose
@@ -21,6 +21,7 @@ from benchmarks.sockets import TESTS, Effort, Test, measure, tell
 from benchmarks.topology import BenchmarkError
 from lab import CallFailedError
 
+PARTS = ["sockets", "control", "cluster"]
 RESULTS = Path(__file__).parent / "results"
 _THOROUGH, _QUICK = (4, 400), (1, 40)  # rounds and cycles of the socket part
 _REPEATS, _QUICK_REPEATS = 7, 2  # of the control part
@@ -29,9 +30,11 @@ _EPILOG = """\
 parts:
   sockets   what each call costs a client that is redirected, or is not; the options below are for this part
   control   what the agent takes: time to program frontends and to start, memory
+  cluster   what agent and controller take on a real API server; only if it is named, or with --all: four minutes, and
+            some more at the first time, when etcd and kube-apiserver are built
 
 examples:
-  python -m benchmarks                              both parts (make bench)
+  python -m benchmarks                              the first two parts (make bench)
   python -m benchmarks --quick                      the same in a tenth of the time, with wide intervals
   python -m benchmarks sockets --only udp-connect,dns-calls --rows 'ours-1k,lru*'
                                                     some columns of some rows (* stands for anything)
@@ -59,13 +62,13 @@ def _arguments() -> argparse.Namespace:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", nargs="?", choices=["sockets", "control"], help="only this part (default: both)")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="only this part (default: the first two)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the cycles, in one round")
     parser.add_argument("--cycles", type=int, metavar="N", help=f"so many cycles in all (default: {_THOROUGH[1]})")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"set all up so often (default: {_THOROUGH[0]})")
     parser.add_argument("--only", type=_names, default=[], metavar="TEST,...", help="only these tests (columns)")
     parser.add_argument("--rows", type=_names, default=[], metavar="ROW,...", help="only these rows, besides direct")
-    parser.add_argument("--all", action="store_true", help="also the rows that take long to prepare")
+    parser.add_argument("--all", action="store_true", help="also what takes long: some rows, the cluster part")
     parser.add_argument(
         "--also",
         type=Path,
@@ -126,6 +129,13 @@ def _control(arguments: argparse.Namespace) -> None:
     _leave("control.json", _as_json(control.data(measures)))
 
 
+def _cluster(arguments: argparse.Namespace) -> None:
+    lines = cluster.measure(cluster_lines.QUICK if arguments.quick else cluster_lines.THOROUGH, tell)
+    for line in cluster_lines.table(lines):
+        print(line)
+    _leave("cluster.json", _as_json(cluster_lines.data(lines)))
+
+
 def _list(also: list[Path]) -> None:
     for row in all_rows(also):
         print(f"{row.name:24}{row.what}{' (with --all)' if row.optional else ''}")
@@ -149,6 +159,8 @@ def main() -> int:
             _sockets(arguments)
         if arguments.part in {None, "control"}:
             _control(arguments)
+        if arguments.part == "cluster" or (arguments.part is None and arguments.all):
+            _cluster(arguments)
     except (BenchmarkError, CallFailedError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ decided by where `lrp_operator` is imported from (rows.py sets PYTHONPATH). It r
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from benchmarks.crowd import crowd, under_test
 from lrp_operator.datapath.engine import Datapath
 from lrp_operator.datapath.model import DatapathSettings
+from lrp_operator.kernel import bpf, features
 from lrp_operator.resolve.model import Delta, SkipEntry
 
 
@@ -20,6 +22,7 @@ class Wish(msgspec.Struct, frozen=True):
 
     bpf_root, cgroup: see DatapathSettings. backend: IPv4 address of the pod that serves the frontend under test.
     frontends: how many in all. affinity: clients keep their backend. exempt: IPv4 address of a pod that is exempt.
+    table: sockets are remembered in the table of sockets; else, as on an older kernel, in socket storage alone.
     """
 
     bpf_root: str
@@ -28,6 +31,7 @@ class Wish(msgspec.Struct, frozen=True):
     frontends: int
     affinity: bool = False
     exempt: str | None = None
+    table: bool = True
 
 
 def delta_of(wish: Wish) -> Delta:
@@ -46,6 +50,10 @@ def delta_of(wish: Wish) -> Delta:
 def main() -> None:
     """Program it, and see that it worked."""
     wish = msgspec.json.decode(sys.stdin.buffer.read(), type=Wish)
+    if not wish.table:
+        found = features.probe()
+        older = replace(found, hooks=found.hooks - {bpf.AttachType.INET_SOCK_RELEASE})
+        features.probe = lambda: older
     datapath = Datapath(
         DatapathSettings(
             Path(wish.bpf_root), Path(wish.cgroup), cluster_ip=wish.affinity, max_frontends=16384, max_backends=65536

@@ -57,8 +57,8 @@ def _hit(name: str, frontends: int, sources: Path | None = None, **wish: bool) -
     return lambda stage: Seat(stage.stand, stage.product(name, frontends, sources, **wish), FRONTEND)
 
 
-def _miss(name: str, frontends: int, sources: Path | None = None) -> Callable[[Stage], Seat]:
-    return lambda stage: Seat(stage.stand, stage.product(name, frontends, sources), stage.stand.backend.ipv4)
+def _miss(name: str, frontends: int, sources: Path | None = None, **wish: bool) -> Callable[[Stage], Seat]:
+    return lambda stage: Seat(stage.stand, stage.product(name, frontends, sources, **wish), stage.stand.backend.ipv4)
 
 
 def _empty(stage: Stage) -> Seat:
@@ -92,6 +92,9 @@ def all_rows(also: list[Path]) -> Iterator[Row]:
     yield Row("ours-affinity", "a Service with session affinity", _hit("ours-affinity", usual, affinity=True))
     for suffix, count in COUNTS.items():
         yield Row(f"miss-{suffix}", f"no frontend; {count:,} others are", _miss(f"ours-{suffix}", count))
+    storage = ("ours-storage", usual)
+    yield Row("ours-storage", "all in socket storage, no table: an older kernel", _hit(*storage, table=False))
+    yield Row("miss-storage", "the same, no frontend", _miss(*storage, table=False))
     yield Row("lru", f"the usual scheme: a frontend among {usual:,}", _rival(FRONTEND))
     yield Row("lru-miss", "the usual scheme: no frontend", _rival(None))
     for suffix, count in COUNTS.items():

@@ -71,7 +71,14 @@ class Stage:
         return client
 
     def product(
-        self, name: str, frontends: int, sources: Path | None, *, affinity: bool = False, exempt: bool = False
+        self,
+        name: str,
+        frontends: int,
+        sources: Path | None,
+        *,
+        affinity: bool = False,
+        exempt: bool = False,
+        table: bool = True,
     ) -> Path:
         """The product's datapath on a cgroup of its own; rows that name the same one share it.
 
@@ -85,6 +92,7 @@ class Stage:
                 frontends=frontends,
                 affinity=affinity,
                 exempt=self.stand.node.pods["exempt"].ipv4 if exempt else None,
+                table=table,
             )
             path = {"PYTHONPATH": str(self._checkout(name, sources))} if sources else {}
             self._child("benchmarks.program", msgspec.json.encode(wish), path)
