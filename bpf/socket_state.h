@@ -9,6 +9,9 @@
  * making and its end cost several hundred nanoseconds. Four frontends have room there at once; a second storage of
  * LRP_MANY_PEERS is made for the rare socket that talks to more (one big storage would cost time and memory).
  *
+ * A place whose owner is closed without our noticing stays taken: while someone has detached the program, or with MPTCP,
+ * where the socket that is redirected is not the one that is closed. It costs others nothing but the better place.
+ *
  * The hooks run under the socket's lock, so only the taking of a place is a race, between sockets: compare-and-swap.
  */
 
@@ -72,7 +75,7 @@ INLINE struct F(peer) * F(take_place)(struct bpf_sock_addr *ctx)
 }
 
 #if LRP_SOCKET_TABLE
-/* The socket is closed: its place is free. */
+/* The socket is closed: its place is wiped, and then, by an operation that nothing passes, free. */
 INLINE void F(leave_place)(u64 cookie)
 {
 	struct F(place) *place = F(place_at)(cookie);
@@ -80,8 +83,7 @@ INLINE void F(leave_place)(u64 cookie)
 	if (!place || place->cookie != cookie)
 		return;
 	__builtin_memset(&place->peer, 0, sizeof(place->peer));
-	asm volatile("" ::: "memory"); /* wiped first: from the next store on it is another's to take */
-	*(volatile u64 *)&place->cookie = 0;
+	__sync_val_compare_and_swap(&place->cookie, cookie, 0);
 }
 #endif
 
@@ -112,7 +114,8 @@ INLINE bool F(matches)(const struct F(peer) * peer, u32 role, const __be32 *ip, 
 {
 	if (role == AS_FRONTEND)
 		return !F(not_frontend)(peer, ip, port);
-	return !(F(not_backend)(peer, ip, port) | (peer->replies ^ 1)) || !F(not_former)(peer, ip, port);
+	/* Port 0 is no backend's, and stands for "no former one". */
+	return port && (!(F(not_backend)(peer, ip, port) | (peer->replies ^ 1)) || !F(not_former)(peer, ip, port));
 }
 
 /* The socket's entry that has an address in a role, or NULL. */

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from lab import Node
-from lrp_operator.datapath import sweeping
 from lrp_operator.datapath.engine import cleanup
 from lrp_operator.kernel import bpf
-from lrp_operator.kernel.sockdiag import list_cookies_everywhere
 from tests.datapath.world import World
 
 
@@ -49,16 +47,6 @@ def world(shared_world: World) -> Iterator[World]:
     shared_world.program()
     yield shared_world
     shared_world.program()
-
-
-@pytest.fixture
-def all_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sweep as where every namespace can be searched; those of processes that are not ours matter not here."""
-
-    def listed() -> tuple[set[int], tuple[str, ...]]:
-        return list_cookies_everywhere()[0], ()
-
-    monkeypatch.setattr(sweeping, "list_cookies_everywhere", listed)
 
 
 @pytest.fixture

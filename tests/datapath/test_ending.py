@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from lrp_operator.datapath import remembered
+from lrp_operator.datapath import engine, remembered
 from lrp_operator.datapath.ending import Ender
 from lrp_operator.kernel.sockstorage import StorageUnreadableError
 from lrp_operator.resolve.model import Delta
@@ -94,6 +94,38 @@ def test_what_a_killed_agent_left_undone_is_made_up_for(world: World) -> None:
             successor.update(Delta({e.frontend: e for e in [world.entry("4", UDP, world.two)]}, {}, {}))
             assert successor.flush(complete=False).sockets_ended == 0
             assert successor.flush(complete=True).sockets_ended == 1
+        with pytest.raises(ConnectionAbortedError):
+            sock.recv(100)
+
+
+def test_sockets_are_looked_for_once_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connect that is under way when the backend leaves shows only later where it went."""
+    monkeypatch.setattr(engine, "_SECOND_LOOK", 1e-9)
+    world.program(world.entry("4", UDP, world.one))
+    with socket_in(world.client, "4") as sock:
+        sock.connect((VIP["4"], DNS))
+        with pytest.MonkeyPatch.context() as not_there_yet:
+            not_there_yet.setattr(Ender, "end_stale", lambda *_: (0, []))
+            assert world.program(world.entry("4", UDP, world.two)).again_in > 0
+        report = world.datapath.flush(complete=True)
+        assert (report.sockets_ended, report.again_in) == (1, 0)
+        with pytest.raises(ConnectionAbortedError):
+            sock.recv(100)
+
+
+def test_a_backend_that_comes_and_goes(world: World) -> None:
+    """What a socket remembered while it was not connected counts when it is."""
+    one, two = world.entry("4", UDP, world.one), world.entry("4", UDP, world.two)
+    world.program(one)
+    with socket_in(world.client, "4") as sock:
+        exchange(sock, (VIP["4"], DNS))
+        world.program(two)
+        world.datapath.reconcile()
+        world.datapath.reconcile()
+        world.program(one)
+        sock.connect((VIP["4"], DNS))
+        assert ask(sock) == "one"
+        assert world.program(two).sockets_ended == 1
         with pytest.raises(ConnectionAbortedError):
             sock.recv(100)
 

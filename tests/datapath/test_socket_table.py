@@ -24,7 +24,7 @@ from tests.datapath.world import (
     socket_in,
 )
 
-pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("vacant", "all_namespaces")]
+pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("vacant")]
 
 SO_COOKIE = 57
 
@@ -71,38 +71,6 @@ def test_a_socket_has_its_place_until_it_is_closed(world: World, tables: dict[st
         cookies = {cookie_of(sock) for sock in (connected, unconnected, stream)}
         assert owners(tables) == {mine: {cookie % size: cookie for cookie in cookies}, others: {}}
     assert owners(tables) == {mine: {}, others: {}}
-
-
-def test_places_of_sockets_that_were_closed_unnoticed_are_given_back(world: World, tables: dict[str, bpf.Map]) -> None:
-    """Someone detached our program while sockets were closed; places of sockets that live stay theirs."""
-    world.program(world.entry("4", UDP, world.one))
-    with socket_in(world.client, "4") as alive, socket_in(world.client, "4") as closed:
-        for sock in (alive, closed):
-            sock.connect((VIP["4"], DNS))
-        with bpf.open_pin(world.settings.bpf_root / "links/inet_sock_release") as link:
-            bpf.detach_link(link)
-        closed.close()
-        assert len(owners(tables)["places4"]) == 2
-        assert world.datapath.reconcile().repaired == ("inet_sock_release: attached anew",)
-        assert len(owners(tables)["places4"]) == 2, "it has been missing only once"
-        world.datapath.reconcile()
-        assert set(owners(tables)["places4"].values()) == {cookie_of(alive)}
-        assert ask(alive) == "one"
-
-
-def test_a_crowded_table_is_swept(world: World, tables: dict[str, bpf.Map]) -> None:
-    world.program(world.entry("6", UDP, world.one))
-    table = tables["places6"]
-    with socket_in(world.client, "6") as alive:
-        alive.connect((VIP["6"], DNS))
-        mine = cookie_of(alive)
-        taken = [n for n in range(table.info.max_entries * 3 // 4) if n != mine % table.info.max_entries]
-        value = bytes(table.info.value_size - 8)
-        table.update_many([(struct.pack("=I", n), struct.pack("=Q", 1 << 60 | n) + value) for n in taken])
-        for _ in range(2):
-            world.datapath.reconcile()
-        assert owners(tables)["places6"] == {mine % table.info.max_entries: mine}
-        assert ask(alive) == "one"
 
 
 def test_a_place_that_is_taken_stays_its_owners(world: World, tables: dict[str, bpf.Map]) -> None:

@@ -16,7 +16,7 @@ from lrp_operator.loader.sources import bpf_directory
 from lrp_operator.resolve.model import FrontendEntry
 from tests.datapath.world import DNS, TCP, UDP, VIP, VIP2, WAYS, WEB, InNode, World, ask, exchange, socket_in
 
-pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("vacant", "all_namespaces")]
+pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("vacant")]
 
 
 def other_sources(folder: Path, **changes: int) -> Path:

@@ -172,6 +172,11 @@ class Settings(_Part):
     terminate_tcp: Bool = Field(default=False, alias="terminateTCP")
 
 
+EVERYWHERE = "socket level for every pod and the node"
+HOST_ONLY = "socket level in the node's own namespace only"
+"""What names of modes begin with; nodes report them, and `lrpctl why` tells whom they concern."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mode:
     """What the settings amount to. notes: what does not work (yet) in this mode, a sentence each, said at start."""
@@ -378,9 +383,9 @@ def mode_of(settings: Settings) -> Mode:
     notes = (_NOT_REPLACED,) if settings.kube_proxy_replacement else ()
     proxy = "kube-proxy replaced" if settings.kube_proxy_replacement else "kube-proxy stays"
     if sockets.host_namespace_only:
-        name, level = f"socket level in the node's own namespace only, {proxy}", SocketLevel.HOST_ONLY
+        name, level = f"{HOST_ONLY}, {proxy}", SocketLevel.HOST_ONLY
         return Mode(name, level, settings.kube_proxy_replacement, (*notes, _NO_TC))
-    name = f"socket level for every pod and the node, {proxy}"
+    name = f"{EVERYWHERE}, {proxy}"
     return Mode(name, SocketLevel.EVERYWHERE, settings.kube_proxy_replacement, notes)
 
 

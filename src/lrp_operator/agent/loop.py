@@ -129,6 +129,7 @@ class Circle:
         self._relocate = False
         self._backoff = Backoff(timing)
         self._reconcile_due = 0.0
+        self._again_due: float | None = None
         self._told = OnChange(log)
 
     @property
@@ -219,6 +220,7 @@ class Circle:
         if request.reconcile or outcome.complete > self.outcome.complete:
             give_back()
         self.outcome = outcome
+        self._again_due = time.monotonic() + outcome.report.again_in if outcome.report.again_in else None
         self.sync_times.add(outcome.seconds, failed=failed)
         if outcome.opened and not failed:
             self.last_sync = datetime.now(UTC)
@@ -246,7 +248,8 @@ class Circle:
     async def _until_due(self) -> None:
         """Wait for a change, or for the moment when something is to be tried again or checked."""
         due = self._reconcile_due if self.outcome.opened else float("inf")
-        due = min(due, self._backoff.due if self._backoff.due is not None else due)
+        for other in (self._backoff.due, self._again_due):
+            due = min(due, other if other is not None else due)
         pause = max(0.0, due - time.monotonic()) if due != float("inf") else None
         try:
             async with asyncio.timeout(pause):

@@ -111,4 +111,5 @@ class Syncer:
             sockets_ended=report.sockets_ended + repaired.sockets_ended,
             problems=tuple(dict.fromkeys([*report.problems, *repaired.problems])),
             repaired=repaired.repaired,
+            again_in=repaired.again_in,
         )

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from lrp_operator.api.addresses import L4Addr, Protocol
 from lrp_operator.datapath.model import DatapathError, Feature
-from lrp_operator.datapath.remembered import Pair, Remembered, SocketTable
-from lrp_operator.kernel.membarrier import wait_for_readers
+from lrp_operator.datapath.remembered import Pair, Remembered
+from lrp_operator.kernel.grace import wait_for_readers
 from lrp_operator.kernel.netns import NetnsError
 from lrp_operator.kernel.sockdiag import SockDiagError, SocketInfo, end_sockets_everywhere
 from lrp_operator.kernel.sockstorage import StorageUnreadableError
@@ -29,11 +29,6 @@ from lrp_operator.kernel.sockstorage import StorageUnreadableError
 log = logging.getLogger(__name__)
 
 _NUMBERS = {Protocol.UDP: socket.IPPROTO_UDP, Protocol.TCP: socket.IPPROTO_TCP}
-
-_TRIES = 2
-
-_Stale = tuple[int, L4Addr]
-"""A socket's cookie, and a backend that it remembers and that has left."""
 
 Stands = Callable[[L4Addr, L4Addr], bool]
 """Whether a frontend has a backend, as the maps are now."""
@@ -45,12 +40,11 @@ class Ender:
     def __init__(self, folders: Iterable[Path], *, tcp: bool) -> None:
         self._protocols = (Protocol.UDP, Protocol.TCP) if tcp else (Protocol.UDP,)
         self._storages: list[Remembered] = []
-        self._tries: dict[_Stale, int] = {}
         self.unreadable = ""
         try:
             for folder in folders:
                 self._storages.append(Remembered(folder))
-        except (StorageUnreadableError, DatapathError) as error:
+        except (StorageUnreadableError, DatapathError, OSError) as error:
             self.close()
             self.unreadable = str(error)
 
@@ -68,8 +62,8 @@ class Ender:
     def end_stale(self, stands: Stands) -> tuple[int, list[str]]:
         """End connected sockets that remember what does not stand; return how many, and what could not be done.
 
-        A stale entry of a socket that is not connected does no harm (its next send chooses anew): it is looked at
-        twice, for it may have been about to connect, and then no more. Raises OSError where the storages can't be read.
+        A stale entry of a socket that is not connected does no harm: its next send chooses anew. Raises OSError where
+        the storages can't be read.
         """
         stale = {
             (cookie, pair.backend)
@@ -77,25 +71,14 @@ class Ender:
             if not stands(pair.frontend, pair.backend)
             for cookie in cookies
         }
-        self._tries = {entry: tries for entry, tries in self._tries.items() if entry in stale}
-        due = {entry for entry in stale if self._tries.get(entry, 0) < _TRIES}
-        wanted = {(cookie, backend.ip, backend.port) for cookie, backend in due}
-        ended, problems, everywhere = self._end(
-            {backend for _, backend in due}, lambda found: (found.cookie, *found.remote) in wanted
-        )
-        if everywhere:
-            self._tries |= {entry: self._tries.get(entry, 0) + 1 for entry in due}
-        return ended, problems
+        wanted = {(cookie, backend.ip, backend.port) for cookie, backend in stale}
+        return self._end({backend for _, backend in stale}, lambda found: (found.cookie, *found.remote) in wanted)
 
     def _remembered(self) -> Iterator[tuple[Pair, set[int]]]:
         for storage in self._storages:
             for pair, cookies in storage.sockets().items():
                 if pair.frontend.protocol in self._protocols:
                     yield pair, cookies
-
-    def tables(self) -> list[SocketTable]:
-        """The tables of sockets of every version."""
-        return [table for storage in self._storages for table in storage.tables()]
 
     def release_unused(self) -> list[Path]:
         """Let go of earlier versions' storages that no socket has an entry in; return their folders. Raises OSError."""
@@ -110,12 +93,10 @@ class Ender:
 
     def end_all_of(self, backends: set[L4Addr]) -> tuple[int, list[str]]:
         """End every socket that is connected to one of these, redirected or not."""
-        ended, problems, _ = self._end(backends, None)
-        return ended, problems
+        return self._end(backends, None)
 
-    def _end(self, backends: set[L4Addr], confirm: Callable[[SocketInfo], bool] | None) -> tuple[int, list[str], bool]:
-        """Return how many were ended, what could not be done, and whether every namespace was searched."""
-        ended, problems, everywhere = 0, [], True
+    def _end(self, backends: set[L4Addr], confirm: Callable[[SocketInfo], bool] | None) -> tuple[int, list[str]]:
+        ended, problems = 0, []
         for protocol in self._protocols:
             remotes = {(backend.ip, backend.port) for backend in backends if backend.protocol is protocol}
             if not remotes:
@@ -124,10 +105,8 @@ class Ender:
                 report = end_sockets_everywhere(_NUMBERS[protocol], remotes, confirm)
             except (SockDiagError, NetnsError) as error:
                 problems.append(f"sockets connected to backends that left could not be ended: {error}")
-                everywhere = False
                 continue
             for problem in report.problems:
                 log.info("clients of backends that left may not notice at once: %s", problem)
-            everywhere = everywhere and not report.problems
             ended += report.ended
-        return ended, problems, everywhere
+        return ended, problems

@@ -7,9 +7,12 @@ All calls come from one worker thread: some block for a moment (a grace period, 
 """
 
 import struct
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+
+import msgspec
 
 from lrp_operator.api.addresses import L4Addr
 from lrp_operator.datapath import programs as programs_room
@@ -30,17 +33,15 @@ from lrp_operator.datapath.model import (
 from lrp_operator.datapath.place import PodLocator, check_place, why_not_covered
 from lrp_operator.datapath.programs import Programs
 from lrp_operator.datapath.skips import SkipTable
-from lrp_operator.datapath.sweeping import Sweep
 from lrp_operator.datapath.tables import Changes, FamilyMaps, FamilyTable, IdPool, content_of
 from lrp_operator.kernel import bpf, features
-from lrp_operator.kernel.membarrier import wait_for_readers
-from lrp_operator.kernel.netns import NetnsError
-from lrp_operator.kernel.sockdiag import SockDiagError
+from lrp_operator.kernel.grace import wait_for_readers
 from lrp_operator.resolve.model import Delta, FrontendEntry, SkipEntry
 
 # Readers are waited for only when this much of a table is resting; until then there is room elsewhere.
 _RESTING_SHARE = 4
 _READ_ALL_COUNTERS_FROM = 2000
+_SECOND_LOOK = 1.0  # seconds after a backend has left
 
 
 class Datapath:
@@ -118,7 +119,7 @@ class Datapath:
         opened = self._need()
         repaired = opened.repair()
         report = opened.flush(prune=opened.complete)
-        return FlushReport(report.written, report.removed, report.sockets_ended, report.problems, tuple(repaired))
+        return msgspec.structs.replace(report, repaired=tuple(repaired))
 
     # --- What is
 
@@ -179,7 +180,8 @@ class _Opened:
         self._pins: dict[str, Path] = {}
         self.complete = False
         self._problems: tuple[str, ...] = ()
-        self._sweep = Sweep()
+        self._second_look = False
+        self._looked = 0.0  # by time.monotonic()
         self._search_due = True  # an agent before this one may not have come to ending the sockets that it should have
         try:
             self._programs.load()
@@ -282,7 +284,7 @@ class _Opened:
         if any(table.slots.quarantined * _RESTING_SHARE > table.slots.size for table in self._tables.values()):
             self._rest()
         written, removed = sum(change.written for change in changes), sum(change.removed for change in changes)
-        return FlushReport(written, removed, ended, self._problems)
+        return FlushReport(written, removed, ended, self._problems, again_in=_SECOND_LOOK if self._second_look else 0.0)
 
     def _rest(self) -> bool:
         """Wait for readers, so that what was freed may be used again. False: nothing was waiting for that."""
@@ -301,15 +303,19 @@ class _Opened:
             tables = self._tables.values()
             gone -= {b for table in tables for p in table.programmed.values() for b in p.content.backends}
             return self._ender.end_all_of(gone) if gone else (0, [])
+        if self._second_look and time.monotonic() - self._looked > _SECOND_LOOK / 2:
+            self._search_due, self._second_look = True, False
+        # A program that read the old run may not have written yet where it sent its socket: look once more, later.
+        self._second_look = self._second_look or bool(gone)
         self._search_due = self._search_due or bool(gone)
         if not self._search_due or not self.complete or self._attach_when_filled:
             return 0, []
+        self._looked = time.monotonic()
         try:
-            self._sweep.look(self._ender.tables())
             ended, problems = self._ender.end_stale(self._stands)
             for folder in self._ender.release_unused():
                 self._programs.release_sockets(folder)
-        except (OSError, SockDiagError, NetnsError) as error:
+        except OSError as error:
             return 0, [f"what sockets remember can't be read: {error}"]
         self._search_due = bool(problems)
         return ended, problems
@@ -330,8 +336,6 @@ class _Opened:
         except OSError as error:
             raise DatapathError(f"the kernel can't be read back: {error}") from error
         self._search_due = True
-        if found:
-            self._sweep = Sweep()
         if drifted:
             found.append(f"{drifted} frontends had been changed by someone else")
         return found

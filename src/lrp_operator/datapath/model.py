@@ -122,6 +122,7 @@ class FlushReport(Struct, frozen=True):
 
     written, removed: frontends; sockets_ended: by SOCK_DESTROY; problems: sentences, what is retried next time.
     repaired: sentences, what a reconcile found wrong in the kernel and has put right.
+    again_in: seconds after which another flush is due, though nothing changes; 0: none is.
     """
 
     written: int = 0
@@ -129,3 +130,4 @@ class FlushReport(Struct, frozen=True):
     sockets_ended: int = 0
     problems: tuple[str, ...] = ()
     repaired: tuple[str, ...] = ()
+    again_in: float = 0.0

@@ -36,7 +36,7 @@ class Remembered:
         self.folder = folder
         self._storages: list[tuple[SocketStorage | SocketTable, _PeerLayout]] = []
         try:
-            for path in sorted(folder.iterdir()):
+            for path in sorted(path for path in folder.iterdir() if not path.is_dir()):
                 opened = bpf.Map.open(path)
                 with ExitStack() as stack:
                     stack.callback(opened.close)
@@ -61,10 +61,6 @@ class Remembered:
     def any(self) -> bool:
         """Whether any socket remembers anything here. Raises OSError."""
         return any(storage.any() for storage, _ in self._storages)
-
-    def tables(self) -> list["SocketTable"]:
-        """The tables of sockets, one for each family."""
-        return [storage for storage, _ in self._storages if isinstance(storage, SocketTable)]
 
     def close(self) -> None:
         """Let go; the maps stay."""
@@ -92,21 +88,6 @@ class SocketTable:
                 places = values[start : start + stretch]
                 if places != empty:  # most are: a free place is all zeros
                     yield from (place for place in self._place.iter_unpack(places) if place[0])
-
-    @property
-    def crowded(self) -> bool:
-        """Whether more than half of the places are taken. Raises OSError."""
-        return sum(1 for _ in self.items()) * 2 > self._places.info.max_entries
-
-    def free(self, cookies: set[int]) -> None:
-        """Give back the places of sockets that are no more. Raises OSError.
-
-        Nobody else writes there: the owner is gone, and another socket takes a place only when it is free.
-        """
-        value_bytes = self._places.info.value_size
-        for key, value in self._places.items():
-            if struct.unpack_from("=Q", value)[0] in cookies:
-                self._places.update(key, bytes(value_bytes))
 
     def any(self) -> bool:
         """Whether any place is taken. Raises OSError."""

@@ -181,7 +181,7 @@ class FamilyTable:
     def load(self) -> int:
         """Read the maps into the mirror; return how many frontends were not as remembered. Raises OSError.
 
-        The caller must let readers leave (membarrier) before the next flush: slots that look free may just have been.
+        The caller must let readers leave (kernel.grace) before the next flush: slots that look free may just have been.
         """
         found, foreign = self.read()
         drifted = {

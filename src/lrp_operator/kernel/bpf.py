@@ -52,6 +52,7 @@ class MapType(IntEnum):
     ARRAY = 2
     PERCPU_ARRAY = 6
     LRU_HASH = 9
+    ARRAY_OF_MAPS = 12
     SK_STORAGE = 24
     RINGBUF = 27
 
@@ -246,9 +247,11 @@ class Map:
         return cls(open_pin(path))
 
     @classmethod
-    def create(cls, kind: MapType, key_size: int, value_size: int, max_entries: int, flags: int = 0) -> "Map":
-        """Make an unnamed map. Raises OSError."""
-        attributes = struct.pack("=5I", kind, key_size, value_size, max_entries, flags)
+    def create(
+        cls, kind: MapType, key_size: int, value_size: int, max_entries: int, *, inner: Fd | None = None
+    ) -> "Map":
+        """Make an unnamed map; inner: for a map of maps, one like those in it. Raises OSError."""
+        attributes = struct.pack("=6I", kind, key_size, value_size, max_entries, 0, inner.number if inner else 0)
         return cls(Fd(call(Command.MAP_CREATE, attributes)))
 
     def close(self) -> None:

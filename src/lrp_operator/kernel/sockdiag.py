@@ -37,8 +37,6 @@ _ALIVE = {
     socket.IPPROTO_TCP: sum(1 << state for state in range(1, _LAST + 1) if state not in {_TIME_WAIT, _CLOSE, _LISTEN}),
 }
 
-_ANY_STATE = (1 << (_LAST + 1)) - 1
-
 _REQUEST = struct.Struct("=BBBxI")  # family, protocol, extensions, states; the socket's identity follows
 _REPLY = struct.Struct("=BBBB")  # family, state, timer, retransmits; the socket's identity follows
 _IDENTITY = struct.Struct("!HH16s16s4s8s")  # ports, addresses; interface and cookie in the machine's order
@@ -112,36 +110,6 @@ def end_sockets_everywhere(
     except NetnsError as error:
         raise SockDiagError(f"sockets in pods can't be ended: {error}") from error
     return EndReport(sum(ended for _, ended in results), problems)
-
-
-def list_cookies_everywhere() -> tuple[set[int], tuple[str, ...]]:
-    """Return the cookies of all UDP and TCP sockets that have a port, in every namespace on this machine.
-
-    And sentences about namespaces that could not be searched. Raises SockDiagError.
-    """
-    listing = list_netns()
-    try:
-        found = in_each_netns(listing.namespaces, lambda _: _cookies_here())
-    except NetnsError as error:
-        raise SockDiagError(f"sockets in pods can't be listed: {error}") from error
-    return {cookie for _, cookies in found for cookie in cookies}, listing.unreadable
-
-
-def _cookies_here() -> set[int]:
-    diag = NetlinkSocket(NETLINK_SOCK_DIAG)
-    try:
-        return {
-            _cookie(reply[_REPLY.size : _REPLY.size + _IDENTITY.size])
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for protocol in (socket.IPPROTO_UDP, socket.IPPROTO_TCP)
-            for _, reply in diag.dump(
-                SOCK_DIAG_BY_FAMILY, _REQUEST.pack(family, protocol, 0, _ANY_STATE) + _NO_IDENTITY
-            )
-        }
-    except NetlinkError as error:
-        raise _explained(error) from error
-    finally:
-        diag.close()
 
 
 def _cookie(identity: bytes) -> int:

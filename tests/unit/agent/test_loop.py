@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from lrp_operator.agent.config import load
 from lrp_operator.agent.desired import Desired
@@ -13,7 +14,7 @@ from lrp_operator.agent.lock import LockHeldError
 from lrp_operator.agent.loop import Circle, Timing
 from lrp_operator.agent.pods import PodNames
 from lrp_operator.agent.worker import Worker
-from lrp_operator.datapath.model import DatapathError, KernelFrontend
+from lrp_operator.datapath.model import DatapathError, FlushReport, KernelFrontend
 from tests.unit.agent.fakes import (
     FakeDatapath,
     FaultyDatapath,
@@ -261,3 +262,18 @@ async def test_a_bug_ends_the_circle() -> None:
         await circle.run()
     assert raised.group_contains(KeyError)
     worker.stop(10)
+
+
+async def test_a_flush_that_asks_for_another_gets_one() -> None:
+    """Nothing has changed meanwhile, nothing has failed, and no reconcile is due."""
+
+    class AsksTwice(FakeDatapath):
+        def flush(self, *, complete: bool) -> FlushReport:
+            report = super().flush(complete=complete)
+            return replace(report, again_in=0.001 if self.calls.count("flush complete") < 3 else 0.0)
+
+    datapath = AsksTwice()
+    async with going(datapath, dns_source()):
+        await eventually(lambda: datapath.calls.count("flush complete") == 3)
+        await asyncio.sleep(0.05)
+        assert datapath.calls.count("flush complete") == 3
