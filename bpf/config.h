@@ -7,6 +7,7 @@
  *   LRP_HOST_NETNS_COOKIE     if defined: only sockets of the network namespace with this cookie (the node's own)
  *   LRP_HAVE_NETNS_COOKIE     1: the kernel has bpf_get_netns_cookie in these hooks (skip and affinity need it)
  *   LRP_HAVE_SET_RETVAL       1: the kernel has bpf_set_retval (a refused connect says ECONNREFUSED; without it, EPERM)
+ *   LRP_HAVE_MPTCP            1: the kernel has bpf_skc_to_mptcp_sock (getpeername of an MPTCP connection needs it)
  *   LRP_SOCKET_TABLE          1: the kernel has the sock_release hook and compare-and-swap, which the table of sockets needs
  *   LRP_FD_<map>              the map's file descriptor in the loader's process (maps.h)
  */
@@ -29,6 +30,9 @@
 #define LRP_HAVE_SET_RETVAL 1
 #endif
 
+#ifndef LRP_HAVE_MPTCP
+#define LRP_HAVE_MPTCP 1
+#endif
 #ifndef LRP_SOCKET_TABLE
 #define LRP_SOCKET_TABLE 1
 #endif

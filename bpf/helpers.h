@@ -35,7 +35,9 @@
 #endif
 
 static int (*lrp_set_retval)(int retval) = (void *)187;	 /* bpf_set_retval, 5.18 */
-static u64 (*lrp_netns_cookie)(void *ctx) = (void *)122; /* bpf_get_netns_cookie, 5.7 */
+static u64 (*lrp_socket_cookie)(void *ctx) = (void *)46; /* bpf_get_socket_cookie; BCC believes that it has 32 bits */
+static void *(*lrp_skc_to_mptcp_sock)(void *sk) = (void *)196; /* 5.19 */
+static u64 (*lrp_netns_cookie)(void *ctx) = (void *)122;       /* bpf_get_netns_cookie, 5.7 */
 static long (*lrp_ringbuf_output)(void *ringbuf, void *data, u64 size, u64 flags) = (void *)130; /* 5.8 */
 static void *(*lrp_sk_storage_get)(void *map, void *sk, void *value, u64 flags) = (void *)107;	 /* 5.2 */
 
@@ -85,5 +87,47 @@ INLINE void copy_ip6(__be32 *to, const __be32 *from)
 	to[2] = from[2];
 	to[3] = from[3];
 }
+
+/* The socket of a hook's context. In assembly for the same reason as WRITE_CONTEXT. */
+INLINE void *context_socket(struct bpf_sock_addr *ctx)
+{
+	void *sk;
+
+	asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(sk) : "r"(ctx), "i"(__builtin_offsetof(struct bpf_sock_addr, sk)));
+	return sk;
+}
+
+#if LRP_HAVE_MPTCP
+/*
+ * An MPTCP connection has two sockets: the program's, which getpeername and close pass, and one below it for each path,
+ * which connect passes. What is remembered belongs to the program's.
+ */
+INLINE void *whole_connection(struct bpf_sock_addr *ctx)
+{
+	return ctx->protocol == IPPROTO_TCP ? lrp_skc_to_mptcp_sock(context_socket(ctx)) : NULL;
+}
+
+INLINE bool is_subflow(struct bpf_sock_addr *ctx)
+{
+	return whole_connection(ctx) != NULL;
+}
+
+INLINE void *program_socket(struct bpf_sock_addr *ctx)
+{
+	void *whole = whole_connection(ctx);
+
+	return whole ? whole : context_socket(ctx);
+}
+#else
+INLINE bool is_subflow(struct bpf_sock_addr *ctx)
+{
+	return false;
+}
+
+INLINE void *program_socket(struct bpf_sock_addr *ctx)
+{
+	return context_socket(ctx);
+}
+#endif
 
 #endif

@@ -231,11 +231,11 @@ int lrp_getpeername6(struct bpf_sock_addr *ctx)
 /* Every inet socket's close(): of those that are redirected and of all others, so it does very little. */
 int lrp_inet_sock_release(struct bpf_sock *ctx)
 {
-	u64 cookie = bpf_get_socket_cookie((void *)ctx);
+	u64 cookie = lrp_socket_cookie(ctx);
 
+	/* Both, whatever its family is now: an IPv6 socket can become an IPv4 one (IPV6_ADDRFORM). */
 	leave_place4(cookie);
-	if (ctx->family == AF_INET6)
-		leave_place6(cookie);
+	leave_place6(cookie);
 	return PROCEED;
 }
 #endif

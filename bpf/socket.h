@@ -40,7 +40,9 @@ INLINE struct F(slot) *
 	if (peer) {
 		if (peer->index < run->count) {
 			slot = F(slot_at)(run->first + peer->index);
-			if (slot && slot->generation == peer->generation)
+			/* Generations may repeat after a restart of the agent. */
+			if (slot &&
+			    !((slot->generation ^ peer->generation) | F(not_backend)(peer, slot->ip, slot->port)))
 				return slot;
 		}
 		F(copy_ip)(backend.ip, peer->backend_ip);

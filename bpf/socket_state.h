@@ -9,8 +9,10 @@
  * making and its end cost several hundred nanoseconds. Four frontends have room there at once; a second storage of
  * LRP_MANY_PEERS is made for the rare socket that talks to more (one big storage would cost time and memory).
  *
- * A place whose owner is closed without our noticing stays taken: while someone has detached the program, or with MPTCP,
- * where the socket that is redirected is not the one that is closed. It costs others nothing but the better place.
+ * A place whose owner is closed without our noticing stays taken until the maps go: while someone has detached the
+ * program; the kernel's own sockets (NFS and the like) and, before Linux 5.19, MPTCP's, which no program closes. Their
+ * successors at that place are remembered at the higher price, and after an upgrade that changes the layout the old
+ * programs stay.
  *
  * The hooks run under the socket's lock, so only the taking of a place is a race, between sockets: compare-and-swap.
  */
@@ -32,7 +34,7 @@ INLINE u32 F(not_former)(const struct F(peer) * peer, const __be32 *ip, __be16 p
 
 INLINE struct F(few_peers) * F(socket_peers)(struct bpf_sock_addr *ctx, u64 flags)
 {
-	return lrp_sk_storage_get(F(map_few_peers), ctx->sk, NULL, flags);
+	return lrp_sk_storage_get(F(map_few_peers), program_socket(ctx), NULL, flags);
 }
 
 /* --- The table */
@@ -52,7 +54,7 @@ INLINE struct F(place) * F(place_at)(u64 cookie)
 INLINE struct F(peer) * F(seated_peer)(struct bpf_sock_addr *ctx)
 {
 #if LRP_SOCKET_TABLE
-	u64 cookie = bpf_get_socket_cookie(ctx);
+	u64 cookie = lrp_socket_cookie(ctx);
 	struct F(place) *place = F(place_at)(cookie);
 
 	if (place && place->cookie == cookie)
@@ -65,9 +67,11 @@ INLINE struct F(peer) * F(seated_peer)(struct bpf_sock_addr *ctx)
 INLINE struct F(peer) * F(take_place)(struct bpf_sock_addr *ctx)
 {
 #if LRP_SOCKET_TABLE
-	u64 cookie = bpf_get_socket_cookie(ctx);
+	u64 cookie = lrp_socket_cookie(ctx);
 	struct F(place) *place = F(place_at)(cookie);
 
+	if (is_subflow(ctx))
+		return NULL; /* it is not closed by its program, and would keep the place */
 	if (place && !place->cookie && !__sync_val_compare_and_swap(&place->cookie, 0, cookie))
 		return &place->peer;
 #endif
@@ -94,7 +98,7 @@ INLINE struct F(many_peers) * F(more_peers)(struct bpf_sock_addr *ctx, const str
 {
 	if (!few->peers[LRP_FEW_PEERS - 1].frontend_port)
 		return NULL;
-	return lrp_sk_storage_get(F(map_many_peers), ctx->sk, NULL, 0);
+	return lrp_sk_storage_get(F(map_many_peers), program_socket(ctx), NULL, 0);
 }
 
 /*
@@ -177,7 +181,7 @@ INLINE struct F(peer) * F(new_peer)(struct bpf_sock_addr *ctx)
 	for (i = 0; i < LRP_FEW_PEERS; i++)
 		if (!few->peers[i].frontend_port)
 			return ENTRY_AT(few, i, LRP_FEW_PEERS);
-	many = lrp_sk_storage_get(F(map_many_peers), ctx->sk, NULL, SK_STORAGE_CREATE);
+	many = lrp_sk_storage_get(F(map_many_peers), program_socket(ctx), NULL, SK_STORAGE_CREATE);
 	if (!many)
 		return NULL;
 	return ENTRY_AT(many, many->next++, LRP_MANY_PEERS);

@@ -12,6 +12,8 @@
  * IPv4, and only what these steps take: no traffic policies, session affinity, source ranges or exemptions. So it is
  * rather cheaper than the real thing.
  */
+static u64 (*socket_cookie)(void *ctx) = (void *)46; /* bpf_get_socket_cookie; BCC believes that it has 32 bits */
+
 #define NO_PREALLOC 1 /* prefix tables demand it; the hashes have it by default */
 
 struct service_key {
@@ -84,7 +86,7 @@ INLINE struct service *service_at(struct service_key *key)
 
 INLINE int forward(struct bpf_sock_addr *ctx)
 {
-	u64 cookie = bpf_get_socket_cookie(ctx);
+	u64 cookie = socket_cookie(ctx);
 	struct service_key key = {.ip = ctx->user_ip4, .port = ctx->user_port, .protocol = ctx->protocol};
 	struct sent original = {.ip = key.ip, .port = key.port};
 	struct sent_key back = {.cookie = cookie};
@@ -120,7 +122,7 @@ INLINE int forward(struct bpf_sock_addr *ctx)
 
 INLINE int backward(struct bpf_sock_addr *ctx)
 {
-	struct sent_key key = {.cookie = bpf_get_socket_cookie(ctx), .ip = ctx->user_ip4, .port = ctx->user_port};
+	struct sent_key key = {.cookie = socket_cookie(ctx), .ip = ctx->user_ip4, .port = ctx->user_port};
 	struct sent *original = sent_by.lookup(&key);
 	struct service_key frontend = {.protocol = ctx->protocol};
 	struct service *service;
@@ -161,7 +163,7 @@ int getpeername4(struct bpf_sock_addr *ctx)
 
 int release(struct bpf_sock *ctx)
 {
-	struct sent_key key = {.cookie = bpf_get_socket_cookie(ctx), .ip = ctx->dst_ip4, .port = ctx->dst_port};
+	struct sent_key key = {.cookie = socket_cookie(ctx), .ip = ctx->dst_ip4, .port = ctx->dst_port};
 
 	sent_by.delete(&key);
 	return PROCEED;

@@ -78,6 +78,7 @@ def test_mptcp_sockets_are_redirected_as_tcp(world: World, way: str) -> None:
     with socket_in(world.client, way, socket.SOCK_STREAM, IPPROTO_MPTCP) as sock:
         sock.connect((VIP[way], WEB))
         assert b"one" in sock.recv(100)
+        assert sock.getpeername()[:2] == (VIP[way], WEB)
 
 
 def test_other_protocols_are_left_alone(world: World) -> None:

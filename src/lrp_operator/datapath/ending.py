@@ -35,18 +35,33 @@ Stands = Callable[[L4Addr, L4Addr], bool]
 
 
 class Ender:
-    """Ends stale sockets. folders: the pins of the socket storages, of every version that there is; ours first."""
+    """Ends stale sockets. folders: the pins of the socket storages, of every version that there is; ours first.
+
+    The constructor raises DatapathError, OSError.
+    """
 
     def __init__(self, folders: Iterable[Path], *, tcp: bool) -> None:
         self._protocols = (Protocol.UDP, Protocol.TCP) if tcp else (Protocol.UDP,)
         self._storages: list[Remembered] = []
         self.unreadable = ""
+        ours, *others = folders
         try:
-            for folder in folders:
-                self._storages.append(Remembered(folder))
-        except (StorageUnreadableError, DatapathError, OSError) as error:
+            self._storages.append(Remembered(ours))
+            for folder in others:
+                self._add_other(folder)
+        except StorageUnreadableError as error:
             self.close()
             self.unreadable = str(error)
+        except BaseException:
+            self.close()
+            raise
+
+    def _add_other(self, folder: Path) -> None:
+        """Add an earlier version's storages. Raises StorageUnreadableError, OSError."""
+        try:
+            self._storages.append(Remembered(folder))
+        except DatapathError as error:
+            log.warning("sockets from before an upgrade are not ended when their backend leaves: %s", error)
 
     def close(self) -> None:
         """Let go of the storages; the maps stay."""

@@ -86,6 +86,7 @@ def plan(settings: DatapathSettings, features: KernelFeatures, host_cookie: int 
         "LRP_HAVE_NETNS_COOKIE": int(features.netns_cookie_helper),
         "LRP_HAVE_SET_RETVAL": int(features.set_retval),
         "LRP_SOCKET_TABLE": int(_has_socket_table(features)),
+        "LRP_HAVE_MPTCP": int(features.mptcp),
     }
     if settings.socket_level is SocketLevel.HOST_ONLY:
         if host_cookie is None or not features.netns_cookie_helper:
@@ -122,6 +123,7 @@ def describe(features: KernelFeatures) -> tuple[Feature, ...]:
         ("netns cookie in BPF", features.netns_cookie_helper, "skipRedirectFromBackend and session affinity are off"),
         ("SO_NETNS_COOKIE", features.netns_cookie_option, "skipRedirectFromBackend is not in force"),
         ("table of sockets", _has_socket_table(features), "new redirected sockets cost some hundred nanoseconds more"),
+        ("bpf_skc_to_mptcp_sock", features.mptcp, "getpeername of an MPTCP connection shows the pod's address"),
         ("bpf_set_retval", features.set_retval, "a refused connect says EPERM instead of ECONNREFUSED"),
     )
     return tuple(Feature(name, have, "" if have else consequence) for name, have, consequence in wishes)

@@ -98,6 +98,7 @@ class SocketTable:
         self._places.close()
 
 
+_PROTOCOLS = frozenset((Protocol.TCP, Protocol.UDP))
 _FIELDS = ("frontend_ip", "frontend_port", "backend_ip", "backend_port", "protocol", "replies")
 
 
@@ -142,8 +143,8 @@ class _PeerLayout:
 
     def _pair(self, raw: tuple[bytes, ...]) -> Pair | None:
         front_ip, front_port, back_ip, back_port, protocol, replies = (raw[i] for i in self._order)
-        if not any(replies):
-            return None
+        if not any(replies) or protocol[0] not in _PROTOCOLS:
+            return None  # forgotten, or just being written
         number = Protocol(protocol[0])
         return Pair(
             L4Addr(front_ip, int.from_bytes(front_port, "big"), number),

@@ -11,7 +11,7 @@ from lrp_operator.kernel import bpf
 
 SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 
-_GET_NETNS_COOKIE, _SET_RETVAL = 122, 187  # helper numbers, include/uapi/linux/bpf.h
+_GET_NETNS_COOKIE, _SET_RETVAL, _SKC_TO_MPTCP_SOCK = 122, 187, 196  # helper numbers, include/uapi/linux/bpf.h
 
 
 def _instruction(opcode: int, register: int = 0, immediate: int = 0) -> bytes:
@@ -25,6 +25,7 @@ _COMPARE_AND_SWAP = (  # *(u64 *)(r10 - 8) = 0; r0 = r1 = 0; r0 = cmpxchg_64(r10
     + _instruction(0xB7, 1, 0)
     + struct.pack("=BBhi", 0xDB, 1 << 4 | 10, -8, 0xF1)
 )
+_SOCKET_OF_CONTEXT = struct.pack("=BBhi", 0x79, 1 << 4 | 1, 64, 0)  # r1 = ctx->sk, of struct bpf_sock_addr
 _ARGUMENT = _instruction(0xB7, 1, -111)  # r1 = -111
 
 
@@ -38,6 +39,7 @@ class KernelFeatures:
     netns_cookie_option: bool
     set_retval: bool
     compare_and_swap: bool
+    mptcp: bool
 
 
 def _loads(attach_type: bpf.AttachType, code: bytes) -> bool:
@@ -64,6 +66,7 @@ def probe() -> KernelFeatures:
         netns_cookie_option=_has_netns_cookie_option(),
         set_retval=_loads(connect4, _ARGUMENT + _call(_SET_RETVAL) + _EXIT_1),
         compare_and_swap=_loads(connect4, _COMPARE_AND_SWAP + _EXIT_1),
+        mptcp=_loads(connect4, _SOCKET_OF_CONTEXT + _call(_SKC_TO_MPTCP_SOCK) + _EXIT_1),
     )
 
 
