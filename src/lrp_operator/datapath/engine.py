@@ -8,8 +8,8 @@ All calls come from one worker thread: some block for a moment (a grace period, 
 
 import struct
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ from lrp_operator.api.addresses import L4Addr
 from lrp_operator.datapath import programs as programs_room
 from lrp_operator.datapath.ending import Ender
 from lrp_operator.datapath.events import Events
-from lrp_operator.datapath.layout import COUNTERS, FLAG_NAMES, check_map
+from lrp_operator.datapath.layout import COUNTERS, FLAG_NAMES, check_map, frontend_key
 from lrp_operator.datapath.model import (
     DatapathError,
     DatapathSettings,
@@ -126,6 +126,10 @@ class Datapath:
     def frontends(self) -> list[KernelFrontend]:
         """Every frontend as the maps hold it, read from the kernel. Raises DatapathError."""
         return self._need().kernel_frontends()
+
+    def held(self, frontends: Iterable[L4Addr]) -> set[L4Addr]:
+        """Those of some frontends that the kernel's maps have; only they are looked at. Raises DatapathError."""
+        return self._need().held(frontends)
 
     def skips(self) -> list[KernelSkip]:
         """Every exemption as the maps hold it, read from the kernel. Raises DatapathError."""
@@ -365,13 +369,25 @@ class _Opened:
             for address, p in sorted(found, key=lambda item: item[0].sort_key)
         ]
 
+    def held(self, frontends: Iterable[L4Addr]) -> set[L4Addr]:
+        families = {ip_bytes: self._maps[f"frontends{'4' if ip_bytes == 4 else '6'}"] for ip_bytes in self._tables}
+        try:
+            return {
+                address
+                for address in frontends
+                if (found := families.get(len(address.ip))) and found.lookup(frontend_key(address)) is not None
+            }
+        except OSError as error:
+            raise DatapathError(f"the frontends maps can't be read: {error}") from error
+
     def hits(self) -> dict[L4Addr, Hits]:
         counters = self._maps["counters"]
         ids = {address: p.id for table in self._tables.values() for address, p in table.programmed.items()}
         lookup: Callable[[bytes], bytes | None] = counters.lookup
         try:
             if len(ids) > _READ_ALL_COUNTERS_FROM:
-                lookup = dict(counters.items()).get
+                with suppress(OSError):  # before Linux 5.13 a per-CPU array can only be read one by one
+                    lookup = dict(counters.items()).get
             raw = {address: lookup(struct.pack("=I", number)) or b"" for address, number in ids.items()}
         except OSError as error:
             raise DatapathError(f"the counters can't be read: {error}") from error

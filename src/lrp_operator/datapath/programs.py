@@ -17,7 +17,7 @@ read it. So before a reply hook's link gets the new program, the old program get
 until no socket remembers anything in the old way (`release_sockets`). Behind, because a socket that sends again is
 remembered in the new way too, and that counts: the old program then meets an address that it does not know. What the
 old way can't be told any more is that a socket now talks to a pod directly: replies from a pod that it was once
-redirected to seem to come from the frontend, until the socket is closed.
+redirected to seem to come from the frontend, and if it is connected, it is ended when that pod leaves the frontend.
 """
 
 import errno

@@ -189,6 +189,8 @@ class FamilyTable:
             for address in found.keys() | self.programmed.keys()
             if found.get(address) != self.programmed.get(address)
         }
+        # What stands as remembered is the same object as before: 100,000 backends are not to be held twice.
+        found |= {address: was for address, was in self.programmed.items() if address not in drifted}
         self.programmed, self._foreign = found, foreign
         self._unknown.clear()
         self.slots = SlotAllocator(self._size, [(p.first, p.content.slot_count) for p in found.values()])
