@@ -97,7 +97,7 @@ INLINE bool F(exempt)(u64 netns_cookie, const struct F(frontend) * frontend)
 /* The address of the backend that this client had last, while its timeout runs. */
 INLINE void F(recall_client)(const struct F(client) * client, u64 now, u32 seconds, struct F(destination) * backend)
 {
-	struct F(affinity) *last = bpf_map_lookup_elem(F(map_affinity), client);
+	struct F(affinity) *last = bpf_map_lookup_elem(F(map_affinity), (void *)client);
 
 	if (last && now - last->last_used < seconds * 1000000000ull) {
 		F(copy_ip)(backend->ip, last->ip);
@@ -110,6 +110,6 @@ INLINE void F(note_client)(const struct F(client) * client, u64 now, const struc
 	struct F(affinity) choice = {.last_used = now, .port = slot->port};
 
 	F(copy_ip)(choice.ip, slot->ip);
-	bpf_map_update_elem(F(map_affinity), client, &choice, BPF_ANY);
+	bpf_map_update_elem(F(map_affinity), (void *)client, &choice, BPF_ANY);
 }
 #endif
