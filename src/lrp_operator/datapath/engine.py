@@ -6,6 +6,7 @@ Level-triggered: `update` notes what is wanted, `flush` writes the difference an
 All calls come from one worker thread: some block for a moment (a grace period, the loader's child).
 """
 
+import logging
 import struct
 import time
 from collections.abc import Callable, Iterable
@@ -37,6 +38,8 @@ from lrp_operator.datapath.tables import Changes, FamilyMaps, FamilyTable, IdPoo
 from lrp_operator.kernel import bpf, features
 from lrp_operator.kernel.grace import wait_for_readers
 from lrp_operator.resolve.model import Delta, FrontendEntry, SkipEntry
+
+log = logging.getLogger(__name__)
 
 # Readers are waited for only when this much of a table is resting; until then there is room elsewhere.
 _RESTING_SHARE = 4
@@ -234,14 +237,20 @@ class _Opened:
 
     def _read_back(self) -> int:
         """Fill the mirrors from the kernel; return how many frontends differed from what was remembered."""
+        self._settled = False  # a mirror that is new has forgotten which slots and ids rest
         try:
             drifted = sum(table.load() for table in self._tables.values())
             self.skips.load()
         finally:
-            # Also after an error: a mirror that is new has forgotten which slots and ids rest.
             self._ids.rebuild(p.id for table in self._tables.values() for p in table.programmed.values())
-            wait_for_readers()
+        self._settle()
         return drifted
+
+    def _settle(self) -> None:
+        """Let readers leave what may just have been freed, before anything is written. Raises OSError."""
+        if not self._settled:
+            wait_for_readers()
+            self._settled = True
 
     def _programs_current(self) -> bool:
         """Whether what is attached uses our tables (our own programs, or an older build on the same tables)."""
@@ -272,6 +281,11 @@ class _Opened:
 
     def flush(self, *, prune: bool) -> FlushReport:
         self.complete = self.complete or prune
+        try:
+            self._settle()
+        except OSError as error:
+            self._problems = (f"nothing can be written while readers can't be waited for: {error}",)
+            return FlushReport(problems=self._problems)
         problems = self.skips.add_missing()
         changes = [table.flush(prune=self.complete) for table in self._tables.values()]
         if any(change.problems for change in changes) and self._rest():
@@ -294,7 +308,11 @@ class _Opened:
         """Wait for readers, so that what was freed may be used again. False: nothing was waiting for that."""
         if not (self._ids.resting or any(table.slots.quarantined for table in self._tables.values())):
             return False
-        wait_for_readers()
+        try:
+            wait_for_readers()
+        except OSError as error:
+            log.warning("what was freed can't be used again yet: readers can't be waited for: %s", error)
+            return False
         for table in self._tables.values():
             table.settle()
         self._ids.release()
