@@ -33,6 +33,13 @@ class ConfigError(Exception):
     """The settings can't be used; the text says which, where it came from, and what to write instead."""
 
 
+class Written(NamedTuple):
+    """A file of settings that is none on this machine, such as a ConfigMap's. origin: what people know it by."""
+
+    origin: str
+    text: str
+
+
 class Setting(NamedTuple):
     """One key of the settings, as the file, a flag and a variable spell it."""
 
@@ -222,12 +229,13 @@ def load(config: Path | None, environ: Mapping[str, str], flags: Mapping[str, ob
 
 
 def load_settings(
-    config: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]
+    config: Path | Written | None, environ: Mapping[str, str], flags: Mapping[str, object]
 ) -> tuple[Settings, tuple[str, ...]]:
     """Read all places and check them; the settings, and what is to be told about them. Raises ConfigError."""
     merged = _Merged()
     if config is not None:
-        merged.add_tree(_read_file(config), origin=str(config))
+        tree = _parsed(config.text, config.origin) if isinstance(config, Written) else _read_file(config)
+        merged.add_tree(tree, origin=config.origin if isinstance(config, Written) else str(config))
     for setting in SETTINGS:
         if environ.get(setting.variable, "") != "":
             merged.add(setting.key, environ[setting.variable], origin=setting.variable)
@@ -336,9 +344,14 @@ def _unknown(key: str, value: object) -> str:
 def _read_file(path: Path) -> Mapping[str, object]:
     """Read a YAML mapping. Raises ConfigError with the place."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _parsed(text: bytes | str, path: str) -> Mapping[str, object]:
+    try:
+        tree = yaml.safe_load(text if isinstance(text, str) else text.decode("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""

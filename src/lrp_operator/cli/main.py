@@ -10,15 +10,22 @@ from typing import Annotated
 import typer
 
 from lrp_operator import __version__
-from lrp_operator.cli import node, resolve
+from lrp_operator.cli import node, remote, resolve
 from lrp_operator.cli.output import complain
 
 EXIT_CANT_WRITE = 2
 
-HELP = """Shows what local redirect policies do, on this node or from manifests.
+HELP = """Shows what local redirect policies do: in the cluster, on this node, or from manifests.
 
 \b
-Examples:
+From anywhere that kubectl works:
+  lrpctl get -A                                 policies: accepted, programmed, on how many nodes
+  lrpctl describe kube-system/nodelocaldns      all about one policy, node by node
+  lrpctl explain -f policy.yaml                 what it would do if it were applied; nothing is written
+  lrpctl why client 169.254.169.254:80          what happens to that connection of that pod, step by step
+
+\b
+On a node, and from manifests:
   lrpctl resolve --node worker-1 -f examples/   what a node would redirect, from manifests alone
   lrpctl status                                 is this node's redirecting as it should be?
   lrpctl service list                           this node's frontends, their backends and hits
@@ -34,6 +41,7 @@ app = typer.Typer(
 )
 app.command("resolve", help=resolve.HELP)(resolve.resolve)
 node.add_to(app)
+remote.add_to(app)
 
 
 def _print_version(wanted: bool) -> None:

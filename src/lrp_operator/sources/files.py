@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lrp_operator.api.objects import ClusterObject
-from lrp_operator.sources.manifests import ObjectKey, Problem, read_manifests
+from lrp_operator.sources import manifests
+from lrp_operator.sources.manifests import ObjectKey, Problem
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -29,17 +30,22 @@ class UnreadableInput(Exception):  # noqa: N818 -- what it is about is the input
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def read_paths(paths: Iterable[str], stdin: BinaryIO) -> list[ClusterObject]:
-    """Read files, directories, or `-`. Raises UnreadableInput if anything can't be read, with all that can't."""
+def read_paths(
+    paths: Iterable[str], stdin: BinaryIO, namespace: str = manifests.DEFAULT_NAMESPACE
+) -> list[ClusterObject]:
+    """Read files, directories, or `-`. Raises UnreadableInput if anything can't be read, with all that can't.
+
+    namespace: of objects that do not name theirs.
+    """
     objects: dict[ObjectKey, ClusterObject] = {}
     problems: list[Problem] = []
     for path in paths:
         if path == "-":
-            found, faults = _read_stdin(stdin)
+            found, faults = _read_stdin(stdin, namespace)
         elif path and _is_directory(Path(path)):
-            found, faults = _read_directory(Path(path))
+            found, faults = _read_directory(Path(path), namespace)
         else:
-            found, faults = _read_named(path)
+            found, faults = _read_named(path, namespace)
         objects |= found
         problems += faults
     if problems:
@@ -74,7 +80,7 @@ def unreadable(path: Path | str, error: OSError) -> Problem:
 Contents = tuple[dict[ObjectKey, ClusterObject], list[Problem]]
 
 
-def _read_directory(path: Path) -> Contents:
+def _read_directory(path: Path, namespace: str = manifests.DEFAULT_NAMESPACE) -> Contents:
     objects: dict[ObjectKey, ClusterObject] = {}
     problems: list[Problem] = []
     try:
@@ -89,7 +95,7 @@ def _read_directory(path: Path) -> Contents:
         except OSError as error:
             problems.append(unreadable(file, error))
             continue
-        found, faults = read_manifests(str(file), content)
+        found, faults = manifests.read_manifests(str(file), content, namespace)
         objects |= found
         problems += faults
     return objects, problems
@@ -102,23 +108,23 @@ def _is_directory(path: Path) -> bool:
         return False  # reading it will say why
 
 
-def _read_named(path: str) -> Contents:
+def _read_named(path: str, namespace: str) -> Contents:
     """Read a file that someone named: it may as well be the pipe of a `<(command)`."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123 -- Path("") would be the working directory
             content = _limited(file)
     except OSError as error:
         return {}, [unreadable(path or '""', error)]
-    return read_manifests(path, content)
+    return manifests.read_manifests(path, content, namespace)
 
 
-def _read_stdin(stdin: BinaryIO) -> Contents:
+def _read_stdin(stdin: BinaryIO, namespace: str) -> Contents:
     name = "standard input"
     try:
         content = _limited(stdin)
     except OSError as error:
         return {}, [unreadable(name, error)]
-    return read_manifests(name, content)
+    return manifests.read_manifests(name, content, namespace)
 
 
 def _limited(file: BinaryIO) -> bytes:

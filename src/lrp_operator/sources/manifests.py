@@ -18,6 +18,8 @@ from lrp_operator.sources.documents import Path, documents
 ObjectKey = tuple[type[ClusterObject], str]
 """What an object is known by: its kind and its "namespace/name" ("/name" for a Node)."""
 
+DEFAULT_NAMESPACE = "default"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
@@ -55,15 +57,20 @@ def key_of(obj: ClusterObject) -> ObjectKey:
     return type(obj), obj.metadata.key
 
 
-def read_manifests(file: str, content: bytes) -> tuple[dict[ObjectKey, ClusterObject], list[Problem]]:
-    """Return the objects in a file's content, the last one of each kind and name, and what could not be read."""
+def read_manifests(
+    file: str, content: bytes, namespace: str = DEFAULT_NAMESPACE
+) -> tuple[dict[ObjectKey, ClusterObject], list[Problem]]:
+    """Return the objects in a file's content, the last one of each kind and name, and what could not be read.
+
+    namespace: of objects that do not name theirs.
+    """
     objects: dict[ObjectKey, ClusterObject] = {}
     problems: list[Problem] = []
     for document in documents(content):
         if document.fault is not None:
             problems.append(Problem(file, document.number, document.fault.line, document.fault.message))
             continue
-        for found in _objects(document.value):
+        for found in _objects(document.value, namespace):
             if isinstance(found, _Trouble):
                 problems.append(Problem(file, document.number, document.line_of(found.path), found.message))
             else:
@@ -78,7 +85,9 @@ class _Trouble(NamedTuple):
     message: str
 
 
-def _objects(value: Any, path: Path = (), default: tuple[str, str] | None = None) -> Iterator[ClusterObject | _Trouble]:
+def _objects(
+    value: Any, namespace: str, path: Path = (), default: tuple[str, str] | None = None
+) -> Iterator[ClusterObject | _Trouble]:
     """Yield the objects of a document, or of an item of a List. default: apiVersion and kind where there are none."""
     if not isinstance(value, dict):
         yield _Trouble(path, f"{'an item' if path else 'a document'} must be a mapping, not {_kind_of(value)}")
@@ -91,11 +100,11 @@ def _objects(value: Any, path: Path = (), default: tuple[str, str] | None = None
     elif not isinstance(api_version, str | None):
         yield _Trouble((*path, "apiVersion"), f"apiVersion must be a text, not {_kind_of(api_version)}")
     elif _is_ours(api_version, kind):
-        yield _object(value, path, api_version, kind)
+        yield _object(value, namespace, path, api_version, kind)
     elif kind == "List":
-        yield from _items(value, path, None)
+        yield from _items(value, namespace, path, None)
     elif kind.endswith("List") and _is_ours(api_version, kind.removesuffix("List")):
-        yield from _items(value, path, (api_version or "", kind.removesuffix("List")))
+        yield from _items(value, namespace, path, (api_version or "", kind.removesuffix("List")))
 
 
 def _is_ours(api_version: str | None, kind: str) -> bool:
@@ -109,16 +118,20 @@ def _group(api_version: str) -> str:
     return api_version.rpartition("/")[0]
 
 
-def _items(value: dict[str, Any], path: Path, default: tuple[str, str] | None) -> Iterator[ClusterObject | _Trouble]:
+def _items(
+    value: dict[str, Any], namespace: str, path: Path, default: tuple[str, str] | None
+) -> Iterator[ClusterObject | _Trouble]:
     items = value.get("items")
     if not isinstance(items, list | None):
         yield _Trouble((*path, "items"), f"items must be a list, not {_kind_of(items)}")
         return
     for index, item in enumerate(items or ()):
-        yield from _objects(item, (*path, "items", index), default)
+        yield from _objects(item, namespace, (*path, "items", index), default)
 
 
-def _object(value: dict[str, Any], path: Path, api_version: str | None, kind: str) -> ClusterObject | _Trouble:
+def _object(
+    value: dict[str, Any], namespace: str, path: Path, api_version: str | None, kind: str
+) -> ClusterObject | _Trouble:
     known = KINDS[_GROUPS[kind], kind]
     if api_version and api_version.rpartition("/")[2] != known.version:
         wanted = "/".join(filter(None, (_GROUPS[kind], known.version)))
@@ -128,20 +141,20 @@ def _object(value: dict[str, Any], path: Path, api_version: str | None, kind: st
         return _Trouble((*path, "metadata"), f"metadata must be a mapping, not {_kind_of(metadata)}")
     if (metadata or {}).get("name") in (None, ""):
         return _Trouble(path, f"a {kind} without a name (metadata.name)")
-    wanted_fields = _completed(value, known.type)
+    wanted_fields = _completed(value, known.type, namespace)
     try:
         return msgspec.convert(wanted_fields, type=known.type)
     except msgspec.ValidationError as error:
         return _wrong_type(str(error), path, kind, wanted_fields["metadata"]["name"])
 
 
-def _completed(value: dict[str, Any], kind: type[ClusterObject]) -> dict[str, Any]:
+def _completed(value: dict[str, Any], kind: type[ClusterObject], namespace: str) -> dict[str, Any]:
     """Return what is decoded: nulls count as absent, and a namespace is filled in where objects have one."""
     metadata = _without_nulls(value["metadata"])
     if kind is Node:
         metadata["namespace"] = ""
     elif metadata.get("namespace", "") == "":
-        metadata["namespace"] = "default"
+        metadata["namespace"] = namespace
     if kind is Policy:
         return {"metadata": metadata, "spec": value.get("spec")}
     return {**_without_nulls(value), "metadata": metadata}

@@ -143,13 +143,18 @@ class Kubeconfig:
     """
 
     def __init__(self, path: str, context: str | None = None, server: str = "") -> None:
-        """Read the file, but run no plugin yet. Raises CredentialsError."""
+        """Read the file, but run no plugin yet. Raises CredentialsError.
+
+        namespace: the context's own, empty if it has none.
+        """
         self._path = path
         self._context = context
         self._override = checked_server(server) if server else ""
         self._loaded: _Loaded | None = None
         self._loading = asyncio.Lock()
-        self.server = self._override or checked_server(_Reader(path, context).server)
+        reader = _Reader(path, context)
+        self.server = self._override or checked_server(reader.server)
+        self.namespace = reader.namespace
 
     async def access(self) -> Access:
         """Return what was read, or read it (anew). Raises CredentialsError."""
@@ -198,6 +203,12 @@ class _Reader:
         """The API server's URL as the file has it."""
         cluster = self._guarded(lambda: self._merged["clusters"].get_with_name(self._context["cluster"])["cluster"])
         return str(self._guarded(lambda: cluster["server"]))
+
+    @property
+    def namespace(self) -> str:
+        """The context's namespace, empty if it has none."""
+        written = self._context["namespace"] if "namespace" in self._context else ""  # noqa: SIM401 - it has no get
+        return str(written or "")
 
     def load(self, server: str) -> _Loaded:
         """Read everything; runs the plugin if there is one. Raises CredentialsError."""
