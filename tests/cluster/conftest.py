@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster import binaries
 from tests.cluster.apiserver import Cluster
+from tests.cluster.charting import Helm
 
 CRDS = sorted((Path(__file__).parents[2] / "deploy" / "crds").glob("*.yaml"))
 # The programs that stand behind a fixture; `programs` is behind all.
@@ -20,6 +21,7 @@ NEEDED: dict[str, list[binaries.Program]] = {
     "programs": ["etcd", "kube-apiserver"],
     "kubectl": ["kubectl"],
     "controllers": ["kube-controller-manager"],
+    "helm": ["helm"],
 }
 NOT_BUILT = pytest.StashKey[binaries.NoProgramError]()
 
@@ -86,3 +88,9 @@ def kubectl(cluster: Cluster) -> Callable[..., str]:
 def controllers(cluster: Cluster) -> Callable[..., AbstractContextManager[None]]:
     """`cluster.controllers`, built before the tests."""
     return cluster.controllers
+
+
+@pytest.fixture
+def helm(programs: None) -> Helm:  # noqa: ARG001
+    """Helm with the project's chart, built before the tests."""
+    return Helm()

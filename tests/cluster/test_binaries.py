@@ -56,8 +56,11 @@ def test_the_cache_goes_by_what_is_built(empty_cache: Path, monkeypatch: pytest.
     here.mkdir()
     (here / "go.mod").write_text((binaries.HERE / "go.mod").read_text())
     (here / "go.sum").write_text((binaries.HERE / "go.sum").read_text() + "\n")
+    shutil.copytree(binaries.HERE / "helm", here / "helm")
+    helm = binaries.cache("helm")
     monkeypatch.setattr(binaries, "HERE", here)
     assert binaries.cache() != cache
+    assert binaries.cache("helm") == helm, "it has a go.mod of its own"
 
 
 @pytest.mark.usefixtures("go", "empty_cache")
