@@ -176,7 +176,7 @@ class _Opened:
             self._features = features.probe()
         except PermissionError as error:
             raise DatapathError(
-                "no right to load eBPF programs: run as root, or with CAP_BPF and CAP_NET_ADMIN"
+                "no right to load eBPF programs: run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN"
             ) from error
         self._locator = PodLocator(place)
         self._programs = Programs(programs_room.plan(settings, self._features, place.host_cookie), settings.cgroup_root)
