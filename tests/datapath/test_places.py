@@ -68,7 +68,9 @@ def test_no_rights(settings: DatapathSettings, node: Node) -> None:
         os.setuid(NOBODY)
         return why_not(settings)
 
-    assert node.call(as_nobody) == ("no right to load eBPF programs: run as root, or with CAP_BPF and CAP_NET_ADMIN")
+    assert node.call(as_nobody) == (
+        "no right to load eBPF programs: run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN"
+    )
 
 
 def lacking(**missing: object) -> KernelFeatures:
@@ -99,6 +101,22 @@ def test_an_older_kernel_redirects_with_less(world: World, monkeypatch: pytest.M
             world.client.ask_udp("fd00:96::10", 53)
         lost = [feature.consequence for feature in datapath.status().features if not feature.available]
         assert len(lost) == 1
+
+
+def test_cilium_on_the_node_is_told_and_left_alone(settings: DatapathSettings) -> None:
+    hook = bpf.AttachType.SENDMSG4
+    let_pass = bytes.fromhex("b7000000010000009500000000000000")
+    with (
+        bpf.Fd(os.open(settings.cgroup_root, os.O_RDONLY)) as cgroup,
+        bpf.load_program(hook.program_type, let_pass, hook, "cil_sock4_sendm") as program,
+        bpf.link_to_cgroup(program, cgroup.number, hook),
+    ):
+        assert "Cilium redirects sockets on this node (its program cil_sock4_sendm is on sendmsg4)" in why_not(settings)
+        assert len(bpf.attached_programs(cgroup.number, hook, effective=True)) == 1
+    datapath = Datapath(settings)
+    datapath.open()
+    assert datapath.status().in_force
+    datapath.close()
 
 
 def test_a_map_that_is_not_ours_is_refused_again_and_again_without_leaks(settings: DatapathSettings) -> None:

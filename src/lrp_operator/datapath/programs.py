@@ -24,6 +24,7 @@ import errno
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,6 +199,7 @@ class Programs:
         (self.wanted.root / "links").mkdir(mode=0o700, exist_ok=True)
         cgroup = os.open(self._cgroup_root, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            _refuse_cilium(cgroup, self.wanted.hooks)
             for hook in self.wanted.hooks:
                 if hook in _OF_OLD_SOCKETS:
                     self._keep_for_old_sockets(hook, cgroup)
@@ -320,6 +322,22 @@ class Programs:
         for program in self._loaded.values():
             program.close()
         self._loaded.clear()
+
+
+def _refuse_cilium(cgroup: int, hooks: tuple[bpf.AttachType, ...]) -> None:
+    """Raise DatapathError where Cilium's socket load balancer is: two that redirect undo each other's work.
+
+    Its programs are known by their names (cil_sock4_connect and so on; the kernel keeps 15 letters).
+    """
+    for hook in hooks:
+        for number in bpf.attached_programs(cgroup, hook, effective=True):
+            with suppress(FileNotFoundError), bpf.open_program(number) as program:  # it may have gone meanwhile
+                name = bpf.prog_info(program).name
+                if name.startswith("cil_sock"):
+                    raise DatapathError(
+                        f"Cilium redirects sockets on this node (its program {name} is on {hook.name.lower()}): use "
+                        "its own local redirect policies, or set socketLB.enabled: false there"
+                    )
 
 
 def _remove_link(path: Path) -> None:

@@ -352,8 +352,11 @@ def possible_cpus() -> int:
 # --- Programs and links
 
 
-def load_program(kind: ProgType, instructions: bytes, attach_type: int = 0) -> Fd:
-    """Load raw instructions under the GPL. Raises OSError (EINVAL, EACCES where the verifier refuses)."""
+def load_program(kind: ProgType, instructions: bytes, attach_type: int = 0, name: str = "") -> Fd:
+    """Load raw instructions under the GPL. name: at most 15 letters, digits and underscores.
+
+    Raises OSError (EINVAL, EACCES where the verifier refuses).
+    """
     license_ = ctypes.create_string_buffer(b"GPL")
     code = ctypes.create_string_buffer(instructions, len(instructions))
     attributes = struct.pack(
@@ -367,7 +370,7 @@ def load_program(kind: ProgType, instructions: bytes, attach_type: int = 0) -> F
         0,
         0,
         0,
-        b"",
+        name.encode(),
         0,
         attach_type,
     )
