@@ -30,7 +30,7 @@ _EPILOG = """\
 parts:
   sockets   what each call costs a client that is redirected, or is not; the options below are for this part
   control   what the agent takes: time to program frontends and to start, memory
-  cluster   what agent and controller take on a real API server; only if it is named, or with --all: four minutes, and
+  cluster   what agent and controller take on a real API server; only if it is named, or with --all: five minutes, and
             some more at the first time, when etcd and kube-apiserver are built
 
 examples:

@@ -38,7 +38,7 @@ def measure(cluster: Cluster, effort: Effort, lines: Lines, tell: Tell) -> None:
     world = objects.large_cluster(NODES, POLICIES, everywhere=EVERYWHERE, on=ON)
     _show(world)
     for part in (world.namespaces, world.nodes, world.pods, world.policies, world.reports):
-        cluster.store(objects.stored(*part))
+        cluster.store(objects.stored(*part), at_once=objects.AT_ONCE)
     with tempfile.TemporaryDirectory(prefix="lrp-bench-") as directory:
         began = time.perf_counter()
         controller = Controller(cluster, Path(directory))

@@ -37,7 +37,7 @@ class Effort:
     churn: float
 
 
-THOROUGH = Effort(changes=200, starts=3, rest=60, reports=40, churn=20)
+THOROUGH = Effort(changes=120, starts=3, rest=60, reports=40, churn=20)
 QUICK = Effort(changes=30, starts=1, rest=15, reports=10, churn=10)
 
 
@@ -96,6 +96,7 @@ class Lines:
             "first-sync-cpu": Line("  of which CPU of the agent", "s"),
             "exec-to-ready": Line("  and from exec to ready, nothing in the kernel", "s"),
             "rss-replacing": Line("  and then its RSS", "MiB", 200),
+            "rss-later": Line("  and after it has read the kernel back", "MiB", 200),
             "peak-replacing": Line("  and its largest so far", "MiB"),
             "controller-ready": Line("lrp-controller, 1,000 policies, 5,000 nodes' reports: exec to ready", "s"),
             "controller-rss": Line("  and then its RSS", "MiB", 300),

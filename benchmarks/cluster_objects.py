@@ -16,6 +16,8 @@ Stored = dict[str, Manifest]
 """Objects by their keys in etcd."""
 
 NODE = "worker-1"
+AT_ONCE = 100
+"""So many are put into etcd in one transaction, while nobody watches them."""
 PORTS_OF_DNS = [{"port": "53", "protocol": "UDP"}]
 _THEN = "2026-01-01T00:00:00Z"
 _LINK_LOCAL = IPv4Address("169.254.20.0")

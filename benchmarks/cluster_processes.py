@@ -139,6 +139,11 @@ class Agent(_Program):
         command = [program, "--node-name", of, *roots, *doors, *flags]
         super().__init__(cluster, f"bench-{name}", command, room / f"{name}.log")
 
+    @property
+    def frontends(self) -> list[Path]:
+        """Where its map of IPv4 frontends is pinned, in a list that is empty before it is."""
+        return list(self.pins.rglob("frontends4"))
+
     def received(self) -> float:
         """KiB that came on its connections to the API server that are open."""
         asked = ["ss", "-OHtinp", "dst", f"{LOCALHOST}:{self._server}"]

@@ -45,8 +45,6 @@ PREFIX = "lrp-cluster-"
 # A key of etcd that the API server does not know, in the base64 of etcd's gateway.
 COMPACTED = base64.b64encode(b"lrp-operator/compacted").decode()
 
-PUTS_AT_ONCE = 100  # etcd takes 128 in a transaction
-
 # The kernel kills the programs when the thread that started them ends (PR_SET_PDEATHSIG goes by thread), so they are
 # started from one that lives as long as the process.
 _starter = ThreadPoolExecutor(1, "cluster-starter")
@@ -228,18 +226,21 @@ class Cluster:
         finally:
             os.kill(self._apiserver.pid, signal.SIGCONT)
 
-    def store(self, objects: Mapping[str, Manifest]) -> None:
+    def store(self, objects: Mapping[str, Manifest], *, at_once: int = 1) -> None:
         """Put objects into etcd past the API server, thousands in a second; by their keys ("pods/default/a").
 
         Nothing checks or completes them: they need all that the API server would set, such as uid. It reads them
         because what it stores may be JSON, too.
+
+        at_once: so many in one transaction (128 at most), which is much quicker. They share a resourceVersion, which
+        the API server's own writes never do: who watches them, and is cut off among them, misses the others.
         """
         puts = [
             {"requestPut": {"key": _encoded(f"/registry/{key}"), "value": _encoded(json.dumps(manifest))}}
             for key, manifest in objects.items()
         ]
-        for start in range(0, len(puts), PUTS_AT_ONCE):
-            self._etcd_call("kv/txn", success=puts[start : start + PUTS_AT_ONCE])
+        for start in range(0, len(puts), at_once):
+            self._etcd_call("kv/txn", success=puts[start : start + at_once])
 
     def _etcd_call(self, method: str, **arguments: Any) -> Any:
         """Call etcd through its JSON gateway."""

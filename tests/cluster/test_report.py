@@ -1,7 +1,7 @@
 """The node's report on a real API server: what it says, whose it is, and how seldom it is written."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from lrp_operator.agent.pods import PodNames
 from lrp_operator.agent.report import Pace, Reporter
 from lrp_operator.agent.view import Identity, View
 from lrp_operator.agent.worker import Worker
-from lrp_operator.datapath.model import KernelFrontend
+from lrp_operator.api.addresses import L4Addr
 from lrp_operator.sources.kube.backoff import Pauses
 from lrp_operator.sources.kube.client import KubeClient
 from tests.cluster.apiserver import Cluster, Manifest
@@ -34,8 +34,8 @@ class Forgetful(FakeDatapath):
 
     forgets = False
 
-    def frontends(self) -> list[KernelFrontend]:
-        return [] if self.forgets else super().frontends()
+    def held(self, frontends: Iterable[L4Addr]) -> set[L4Addr]:
+        return set() if self.forgets else super().held(frontends)
 
 
 @dataclass

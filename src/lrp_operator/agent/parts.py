@@ -3,7 +3,7 @@
 The real datapath is `lrp_operator.datapath.engine.Datapath`; the real sources are in `lrp_operator.sources`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +40,9 @@ class Datapath(Protocol):
 
     def frontends(self) -> list[KernelFrontend]:
         """What the kernel's maps hold."""
+
+    def held(self, frontends: Iterable[L4Addr]) -> set[L4Addr]:
+        """Those of some frontends that the kernel's maps have; looks at no others."""
 
     def skips(self) -> list[KernelSkip]:
         """What the kernel's exemptions are."""

@@ -121,8 +121,10 @@ class Reporter:
         if not outcome.complete:
             return None
         in_force = outcome.opened and outcome.status is not None and outcome.status.in_force
-        held = {entry.frontend for entry in self._circle.datapath.frontends()} if outcome.opened else set()
-        entries = [self._policy(verdict, held) for verdict in self._circle.desired.resolution().verdicts]
+        verdicts = self._circle.desired.resolution().verdicts
+        claimed = {frontend.frontend for verdict in verdicts for frontend in verdict.frontends}
+        held = self._circle.datapath.held(claimed) if outcome.opened else set()
+        entries = [self._policy(verdict, held) for verdict in verdicts]
         listed = sorted((entry for entry in entries if entry), key=lambda entry: (entry.reason is None, entry.policy))
         problems = [problem for problem in self._view.problems() if problem != self._view.reporting]
         return NodeReport(

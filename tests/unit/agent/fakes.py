@@ -5,7 +5,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -101,6 +101,10 @@ class FakeDatapath:
     def frontends(self) -> list[KernelFrontend]:
         self._called("frontends")
         return list(self.kernel.values())
+
+    def held(self, frontends: Iterable[L4Addr]) -> set[L4Addr]:
+        self._called("held")
+        return {frontend for frontend in frontends if frontend in self.kernel}
 
     def skips(self) -> list[KernelSkip]:
         self._called("skips")
