@@ -3,7 +3,10 @@
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
+
+from lrp_operator import __version__
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,3 +19,7 @@ def test_the_wheel_carries_every_ebpf_source(tmp_path: Path) -> None:
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "bpf").rglob("*") if path.is_file()}
     assert sources
     assert sources <= shipped
+
+
+def test_the_version_is_the_packages() -> None:
+    assert __version__ == version("lrp-operator")
