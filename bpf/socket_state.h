@@ -10,9 +10,9 @@
  * LRP_MANY_PEERS is made for the rare socket that talks to more (one big storage would cost time and memory).
  *
  * A place whose owner is closed without our noticing stays taken until the maps go: while someone has detached the
- * program; the kernel's own sockets (NFS and the like) and, before Linux 5.19, MPTCP's, which no program closes. Their
- * successors at that place are remembered at the higher price, and after an upgrade that changes the layout the old
- * programs stay.
+ * program; the kernel's own sockets (NFS and the like) and, before Linux 5.19, MPTCP's, which no program closes; one that
+ * has turned from IPv6 into IPv4 (IPV6_ADDRFORM). Their successors at that place are remembered at the higher price, and
+ * after an upgrade that changes the layout the old programs stay.
  *
  * The hooks run under the socket's lock, so only the taking of a place is a race, between sockets: compare-and-swap.
  */
