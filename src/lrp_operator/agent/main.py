@@ -12,17 +12,18 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from lrp_operator import __version__
 from lrp_operator.agent import EXIT_FAILED, EXIT_HELD, EXIT_USAGE
 from lrp_operator.agent.apimodel import DEFAULT_SOCKET
-from lrp_operator.agent.config import BY_KEY, ConfigError, Loaded, load
+from lrp_operator.agent.config import ConfigError, Loaded, load
 from lrp_operator.agent.doors import Doors
 from lrp_operator.agent.lock import LockHeldError, PinsLock
 from lrp_operator.agent.logs import LogFormat, set_up
+from lrp_operator.agent.options import setting
 from lrp_operator.datapath.model import DatapathError
 from lrp_operator.kernel.cgroup import CgroupError, find_root
 
@@ -37,13 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _setting(key: str, metavar: str) -> Any:
-    """Make the option that overrides a setting of the file and the environment."""
-    setting = BY_KEY[key]
-    text = f"{setting.help} In the file: {key}."
-    return typer.Option(f"--{setting.flag}", help=text, metavar=metavar, rich_help_panel="Settings")
 
 
 def _version(value: bool) -> None:
@@ -101,20 +95,20 @@ def agent(
         str, typer.Option("--healthz-bind-address", help="HOST:PORT of /healthz and /readyz; empty for none.")
     ] = "127.0.0.1:9882",
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="How log lines look.")] = LogFormat.TEXT,
-    kube_proxy_replacement: Annotated[str | None, _setting("kubeProxyReplacement", BOOL)] = None,
-    socket_lb: Annotated[str | None, _setting("socketLB.enabled", BOOL)] = None,
-    host_only: Annotated[str | None, _setting("socketLB.hostNamespaceOnly", BOOL)] = None,
-    policies: Annotated[str | None, _setting("localRedirectPolicies.enabled", BOOL)] = None,
-    cidrs: Annotated[str | None, _setting("localRedirectPolicies.addressMatcherCIDRs", "CIDR,...")] = None,
+    kube_proxy_replacement: Annotated[str | None, setting("kubeProxyReplacement", BOOL)] = None,
+    socket_lb: Annotated[str | None, setting("socketLB.enabled", BOOL)] = None,
+    host_only: Annotated[str | None, setting("socketLB.hostNamespaceOnly", BOOL)] = None,
+    policies: Annotated[str | None, setting("localRedirectPolicies.enabled", BOOL)] = None,
+    cidrs: Annotated[str | None, setting("localRedirectPolicies.addressMatcherCIDRs", "CIDR,...")] = None,
     namespaces: Annotated[
-        str | None, _setting("localRedirectPolicies.addressMatcherNamespaces", "NAMESPACE,...")
+        str | None, setting("localRedirectPolicies.addressMatcherNamespaces", "NAMESPACE,...")
     ] = None,
-    max_frontends: Annotated[str | None, _setting("localRedirectPolicies.maxFrontendsPerNamespace", "NUMBER")] = None,
-    ipv4: Annotated[str | None, _setting("enableIPv4", BOOL)] = None,
-    ipv6: Annotated[str | None, _setting("enableIPv6", BOOL)] = None,
-    map_max: Annotated[str | None, _setting("bpf.lbMapMax", "NUMBER")] = None,
-    backend_map_max: Annotated[str | None, _setting("bpf.lbBackendMapMax", "NUMBER")] = None,
-    terminate_tcp: Annotated[str | None, _setting("terminateTCP", BOOL)] = None,
+    max_frontends: Annotated[str | None, setting("localRedirectPolicies.maxFrontendsPerNamespace", "NUMBER")] = None,
+    ipv4: Annotated[str | None, setting("enableIPv4", BOOL)] = None,
+    ipv6: Annotated[str | None, setting("enableIPv6", BOOL)] = None,
+    map_max: Annotated[str | None, setting("bpf.lbMapMax", "NUMBER")] = None,
+    backend_map_max: Annotated[str | None, setting("bpf.lbBackendMapMax", "NUMBER")] = None,
+    terminate_tcp: Annotated[str | None, setting("terminateTCP", BOOL)] = None,
     version: Annotated[  # noqa: ARG001 - its callback does it all
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,

@@ -2,7 +2,7 @@
 
 glibc gives each thread an arena of its own (eight for each CPU) and returns little of what was freed. An agent has few
 threads, which take turns, and its first pass needs more than all that follow: one arena is enough, and after that pass,
-and now and then, what is free goes back to the node. (Measured with 250 pods and 100 policies: 60 MiB instead of 70.)
+and now and then, what is free goes back to the node.
 """
 
 import ctypes

@@ -9,13 +9,14 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from lrp_operator import __version__
-from lrp_operator.agent.config import BY_KEY, ConfigError, load_settings
+from lrp_operator.agent.config import ConfigError, load_settings
 from lrp_operator.agent.logs import LogFormat, set_up
+from lrp_operator.agent.options import setting
 from lrp_operator.controller import EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -28,13 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _setting(key: str, metavar: str) -> Any:
-    """Make the option that overrides a setting of the file and the environment."""
-    setting = BY_KEY[key]
-    text = f"{setting.help} In the file: {key}."
-    return typer.Option(f"--{setting.flag}", help=text, metavar=metavar, rich_help_panel="Settings")
 
 
 def _version(value: bool) -> None:
@@ -77,11 +71,11 @@ def controller(
         str, typer.Option("--healthz-bind-address", help="HOST:PORT of /healthz and /readyz; empty for none.")
     ] = "127.0.0.1:9884",
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="How log lines look.")] = LogFormat.TEXT,
-    cidrs: Annotated[str | None, _setting("localRedirectPolicies.addressMatcherCIDRs", "CIDR,...")] = None,
+    cidrs: Annotated[str | None, setting("localRedirectPolicies.addressMatcherCIDRs", "CIDR,...")] = None,
     namespaces: Annotated[
-        str | None, _setting("localRedirectPolicies.addressMatcherNamespaces", "NAMESPACE,...")
+        str | None, setting("localRedirectPolicies.addressMatcherNamespaces", "NAMESPACE,...")
     ] = None,
-    max_frontends: Annotated[str | None, _setting("localRedirectPolicies.maxFrontendsPerNamespace", "NUMBER")] = None,
+    max_frontends: Annotated[str | None, setting("localRedirectPolicies.maxFrontendsPerNamespace", "NUMBER")] = None,
     version: Annotated[  # noqa: ARG001 - its callback does it all
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
