@@ -25,13 +25,13 @@ def agent(root: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def wait_until_up(root: Path, *, ready: bool = False) -> Status:
-    """Return the status as soon as the agent has made its first complete pass. ready: one that went well."""
+def wait_until_up(root: Path, *, ready: bool = False, says: str = "") -> Status:
+    """Return the status as soon as the agent has resolved its policies. ready: and all is well; says: and tells this."""
     end = time.monotonic() + DEADLINE
     while True:
         try:
             status = Client(root / "agent.sock").get("status", Status)
-            if status.ready or (status.policies.accepted and not ready):
+            if status.ready or (status.policies.accepted and not ready and says in status.message):
                 return status
         except AgentError:
             if time.monotonic() > end:

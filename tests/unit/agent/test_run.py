@@ -61,7 +61,7 @@ def test_a_bug_is_told_and_ends_it(tmp_path: Path) -> None:
 
 def test_without_a_place_for_pins_it_waits_and_says_so(tmp_path: Path) -> None:
     with agent(tmp_path, "homeless") as process:
-        status = wait_until_up(tmp_path)
+        status = wait_until_up(tmp_path, says="can't be used")
         assert (status.ready, status.pid) == (False, process.pid)
         assert f"the pins' directory {tmp_path}/mount/bpf can't be used (No such file or directory)" in status.message
         assert "mount -t bpf bpf /sys/fs/bpf" in status.message
