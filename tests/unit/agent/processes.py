@@ -26,7 +26,7 @@ def agent(root: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_until_up(root: Path, *, ready: bool = False, says: str = "") -> Status:
-    """Return the status as soon as the agent has resolved its policies. ready: and all is well; says: and tells this."""
+    """Return the status as soon as the agent has resolved its policies. ready: all is well; says: it tells this."""
     end = time.monotonic() + DEADLINE
     while True:
         try:
