@@ -9,9 +9,12 @@
 A `Node` is a namespace that forwards between its pods and has no way out, with a cgroup and a bpffs of its own, so
 that programs attached there meet this node's processes and nobody else's. A `Pod` is a namespace behind a veth: with
 routes to its addresses, or on the node's bridge. What runs on a node or in a pod runs in its namespace *and* in its
-cgroup, as on a real node. A pod with any other address stands for a remote endpoint.
+cgroup, as on a real node. A pod with any other address stands for a remote endpoint; or a `Network` joins several
+nodes. `KubeProxy` writes a node's rules for Services.
 
     node.py      Node and Pod
+    network.py   Network: several nodes
+    kubeproxy.py kube-proxy's rules, for iptables or nftables
     place.py     what both can do: run, popen, call, serve, ask
     forking.py   a function in a child of its own
     wiring.py    the netlink work
@@ -21,8 +24,10 @@ cgroup, as on a real node. A pod with any other address stands for a remote endp
 """
 
 from lab.forking import CallFailedError
+from lab.kubeproxy import KubeProxy, Service
+from lab.network import Network
 from lab.node import Node, Pod
 from lab.place import Place, Server
 from lab.serving import Reply
 
-__all__ = ["CallFailedError", "Node", "Place", "Pod", "Reply", "Server"]
+__all__ = ["CallFailedError", "KubeProxy", "Network", "Node", "Place", "Pod", "Reply", "Server", "Service"]

@@ -73,6 +73,10 @@ class Pod(Place):
             },
         }
 
+    def check_sources(self) -> None:
+        """Let the node drop what the pod sends with an address that is not its own (strict rp_filter), as CNIs do."""
+        self.node.set(f"ipv4/conf/{wiring.BRIDGE if self.bridged else self.veth.name}/rp_filter", 1)
+
     def remove(self) -> None:
         """End the pod: its processes, its veth, its namespace. Its name and addresses are free again."""
         if self.node.pods.pop(self.short_name, None) is None:
@@ -87,17 +91,28 @@ class Pod(Place):
 
 
 class Node(Place):
-    """A node. bpf: a bpffs of its own; cgroup: covers the node's own processes and, one level below, its pods'."""
+    """A node. bpf: a bpffs of its own; cgroup: covers the node's own processes and, one level below, its pods'.
 
-    def __init__(self, addresses: Sequence[str] = NODE_ADDRESSES) -> None:
+    number: tells nodes apart whose pods are to have different addresses; networks: where those are from.
+    uplink: its link to the other nodes of its network, if it is on one (network.py makes such nodes).
+    """
+
+    def __init__(
+        self, addresses: Sequence[str] = NODE_ADDRESSES, *, number: int = 0, switch: int | None = None
+    ) -> None:
+        """Describe a node. switch: the namespace that it is plugged into; its addresses are on loopback without one."""
         self.addresses = tuple(addresses)
+        self.number = number
+        self.networks = (f"10.244.{2 * number}.0/23", f"fd00:10:244:{2 * number:x}::/63")
+        self.uplink: wiring.Uplink | None = None
         self.pods: dict[str, Pod] = {}
+        self._switch = switch
         name = new_name()
         super().__init__(name, -1, find_root().path / name)
         self.bpf = Path()
 
     def __enter__(self) -> Self:
-        _first_time()
+        first_time()
         try:
             self._build()
         except BaseException:
@@ -117,11 +132,16 @@ class Node(Place):
         wiring.mount("bpf", self.bpf, "bpf")
         self.cgroup.mkdir()
         self.netns = wiring.create_netns(self.name, forwarding=True)
-        wiring.set_up_node(self.netns, self.addresses)
+        if self._switch is None:
+            wiring.set_up_node(self.netns, self.addresses)
+        else:
+            wiring.set_up_node(self.netns, ())
+            wiring.refuse(self.netns, self.networks)
+            self.uplink = wiring.add_uplink(self._switch, self.netns, f"port-{self.number}", self.addresses)
 
     def close(self) -> None:
         """Remove the node and its pods. May be called twice."""
-        with _undisturbed():
+        with undisturbed():
             cleanup.kill_cgroup(self.cgroup)
             for place in (*self.pods.values(), self):
                 place.end_processes()
@@ -140,7 +160,7 @@ class Node(Place):
         bridge: bool = False,
         labels: Mapping[str, str] | None = None,
     ) -> Pod:
-        """Make a pod with one or several addresses; without any it gets one of each family from 10.244.0.0/16.
+        """Make a pod with one or several addresses; without any it gets one of each family from `networks`.
 
         bridge: make its veth a port of the node's bridge instead of routing its addresses to it.
         """
@@ -162,6 +182,11 @@ class Node(Place):
         self.pods[name] = pod
         return pod
 
+    def filter_bridged(self, *, on: bool) -> None:
+        """Show what passes the node's bridge to iptables and nftables, or hide it (a new namespace shows it)."""
+        for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
+            self.set(f"bridge/{name}", int(on))
+
     def _wire(self, netns: int, name: str, addresses: Sequence[str], *, bridge: bool) -> wiring.Veth:
         link = f"veth-{name}"[:_LONGEST_IFNAME]
         if bridge:
@@ -170,9 +195,9 @@ class Node(Place):
 
     def _next_addresses(self, *, bridge: bool) -> tuple[str, str]:
         taken = {address for pod in self.pods.values() for address in pod.addresses}
-        subnet = 1 if bridge else 0
+        subnet = 2 * self.number + (1 if bridge else 0)
         number = next(n for n in range(2, 255) if f"10.244.{subnet}.{n}" not in taken)
-        return f"10.244.{subnet}.{number}", str(ip_address(f"fd00:10:244:{subnet}::{number:x}"))
+        return f"10.244.{subnet}.{number}", str(ip_address(f"fd00:10:244:{subnet:x}::{number:x}"))
 
 
 def _listed(addresses: str | Sequence[str]) -> tuple[str, ...]:
@@ -182,7 +207,7 @@ def _listed(addresses: str | Sequence[str]) -> tuple[str, ...]:
 _seen_first = False
 
 
-def _first_time() -> None:
+def first_time() -> None:
     """Before a process's first node: sweep, and learn to clean up on SIGTERM and SIGHUP."""
     global _seen_first  # noqa: PLW0603 (signal handlers and leftovers are the process's, not an object's)
     if _seen_first:
@@ -202,7 +227,7 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Hold signals back for the moment that removal takes: a second Ctrl-C must not cut it short."""
     waiting = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting)

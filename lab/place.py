@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from lab import serving
 from lab.forking import CallFailedError, Child
 from lab.naming import NETNS
 from lab.serving import Reply
-from lrp_operator.kernel.netns import enter, netns_cookie
+from lrp_operator.kernel.netns import enter, in_netns, netns_cookie
 
 T = TypeVar("T")
 Command = Sequence[str | Path]
@@ -65,11 +66,16 @@ class Place:
         self._started.append(process)
         return process
 
-    def run(self, command: Command, *, timeout: float = 30, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, command: Command, *, timeout: float = 30, check: bool = True, stdin: str = ""
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a program inside to its end. Its output is text in the result, or in the error if it fails."""
-        with self._entry() as go_inside:
+        # From a file: a pipe would stay open as long as any child that was forked while it was filled.
+        with self._entry() as go_inside, tempfile.TemporaryFile("w+") as file:
+            file.write(stdin)
+            file.seek(0)
             done = subprocess.run(
-                command, preexec_fn=go_inside, timeout=timeout, check=False, capture_output=True, text=True
+                command, preexec_fn=go_inside, timeout=timeout, check=False, capture_output=True, text=True, stdin=file
             )
         if check and done.returncode:
             raise CallFailedError(
@@ -85,6 +91,10 @@ class Place:
             return result
         finally:
             child.end()
+
+    def set(self, name: str, value: int) -> None:
+        """Change one of the namespace's own settings below /proc/sys/net, such as ipv4/conf/eth0/rp_filter."""
+        in_netns(self.netns, lambda: Path("/proc/sys/net", name).write_text(str(value)))
 
     def serve_tcp(self, port: int, text: str) -> Server:
         """Start a TCP server that greets with `text`, then echoes. It is ready when this returns. Port 0 picks one."""

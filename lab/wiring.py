@@ -7,6 +7,9 @@ A routed pod is wired as many CNIs do it: the pod has host addresses only (/32, 
 (169.254.1.1, fe80::1), whose permanent neighbour entry leads to the node's end of the veth; the node has a route and a
 permanent neighbour entry for each of the pod's addresses, since a first ARP request that a busy machine loses is sent
 again only a second later. A bridged pod has addresses with the bridge's prefix, and the bridge is its gateway.
+
+A node of a network has an uplink: it is to the network's switch what a bridged pod is to its node, except that every
+neighbour is entered for good (`add_hop`), for the same reason.
 """
 
 import ctypes
@@ -14,7 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Any
@@ -29,6 +32,10 @@ Address = IPv4Interface | IPv6Interface
 BRIDGE = "cni0"
 GATEWAYS = {4: "169.254.1.1", 6: "fe80::1"}
 BRIDGE_PREFIX = {4: 24, 6: 64}
+UPLINK = "eth0"
+ROUTER = ("172.31.0.254", "fd00:172:31::fe")
+_NODES_PREFIX = {4: 24, 6: 64}
+_LAST_RESORT = 4294967295  # a route's priority: after every other
 _FAMILIES = {4: AF_INET, 6: AF_INET6}
 _NODAD = 0x02
 _PERMANENT = 0x80
@@ -46,6 +53,24 @@ class Veth:
     index: int
     node_mac: str
     pod_mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """A node's own link to the other nodes: a veth, as it is seen from the node."""
+
+    name: str
+    index: int
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A neighbour on the nodes' network: its addresses, one of each family, and what is reached through it."""
+
+    mac: str
+    addresses: Sequence[str]
+    networks: Sequence[str]
 
 
 def mount(source: str, target: Path, kind: str, flags: int = 0) -> None:
@@ -87,7 +112,9 @@ def _unshare() -> None:
 def _settle(*, forwarding: bool) -> None:
     settings = {"ipv6/conf/default/accept_dad": 0, "ipv6/conf/default/accept_ra": 0, "ipv6/conf/all/forwarding": 0}
     if forwarding:
-        settings |= {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1}
+        # A node that refuses says so each time: what it refuses soon after the last would otherwise just be lost.
+        unlimited = {"ipv4/icmp_ratelimit": 0, "ipv6/icmp/ratelimit": 0}
+        settings |= {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1} | unlimited
     for name, value in settings.items():
         Path("/proc/sys/net", name).write_text(str(value))
     with IPRoute() as ip:
@@ -101,7 +128,60 @@ def set_up_node(netns: int, addresses: Sequence[str]) -> None:
         for address in map(ip_interface, addresses):
             _add_address(ip, 1, address)
         for family in _FAMILIES.values():
-            ip.route("add", family=family, dst="default", type="unreachable", priority=4294967295)
+            ip.route("add", family=family, dst="default", type="unreachable", priority=_LAST_RESORT)
+
+    _inside(netns, work)
+
+
+def set_up_switch(netns: int) -> tuple[int, str]:
+    """Make what joins nodes: a bridge, which is also their router, and leads nowhere. Returns its index and MAC."""
+    mac, indexes = _new_mac(), []
+
+    def work(ip: Any) -> None:
+        # With an address of its own choice, or the bridge would change it with every port that joins.
+        ip.link("add", ifname=BRIDGE, kind="bridge", address=mac)
+        indexes.append(_index(ip, BRIDGE))
+        ip.link("set", index=indexes[0], state="up")
+        for address in ROUTER:
+            _add_address(ip, indexes[0], _on_network(address))
+
+    set_up_node(netns, ())
+    _inside(netns, work)
+    return indexes[0], mac
+
+
+def add_uplink(switch: int, node: int, port: str, addresses: Sequence[str]) -> Uplink:
+    """Join a node to the switch by a veth, which has the node's addresses."""
+    veth = _add_veth(switch, node, port, lambda ip: ip.link("set", index=_index(ip, port), master=_index(ip, BRIDGE)))
+    indexes: list[int] = []
+
+    def on_node(ip: Any) -> None:
+        indexes.append(_set_up_pod(ip, [_on_network(address) for address in addresses]))
+
+    _inside(node, on_node)
+    return Uplink(UPLINK, indexes[0], veth.pod_mac)
+
+
+def add_hop(netns: int, link: int, hop: Hop) -> None:
+    """Tell a node, or the switch, of a neighbour behind one of its links."""
+    gateways = {ip_address(address).version: address for address in hop.addresses}
+
+    def work(ip: Any) -> None:
+        for version, gateway in gateways.items():
+            family = _FAMILIES[version]
+            ip.neigh("add", index=link, dst=gateway, lladdr=hop.mac, state=_PERMANENT, family=family)
+        for version, network in ((ip_network(network).version, network) for network in hop.networks):
+            ip.route("add", family=_FAMILIES[version], dst=network, gateway=gateways[version], oif=link)
+
+    _inside(netns, work)
+
+
+def refuse(netns: int, networks: Sequence[str]) -> None:
+    """Refuse what goes to a node's own pods' networks and is no pod's: else it would go round by the router."""
+
+    def work(ip: Any) -> None:
+        for network in networks:
+            ip.route("add", family=_FAMILIES[ip_network(network).version], dst=network, type="unreachable")
 
     _inside(netns, work)
 
@@ -161,6 +241,11 @@ def as_host(address: str) -> Address:
 def as_bridged(address: str) -> Address:
     """An address as a bridged pod carries it: with the bridge's prefix."""
     return ip_interface(f"{address}/{BRIDGE_PREFIX[ip_interface(address).version]}")
+
+
+def _on_network(address: str) -> Address:
+    """An address as a node of a network carries it."""
+    return ip_interface(f"{address}/{_NODES_PREFIX[ip_address(address).version]}")
 
 
 def _gateway(address: Address) -> Address:
