@@ -28,15 +28,8 @@ INLINE bool watched(void)
 	return control && control->watching;
 }
 
-INLINE void send_event(struct event *event, struct bpf_sock_addr *ctx, u32 hook, u32 action)
+INLINE void send_event(struct event *event)
 {
-	event->hook = hook;
-	event->action = action;
-#if LRP_HAVE_NETNS_COOKIE
-	event->netns_cookie = lrp_netns_cookie(ctx);
-#endif
-	event->pid = bpf_get_current_pid_tgid() >> 32;
-	bpf_get_current_comm(event->command, sizeof(event->command));
 	/* A full ring loses the event, not the redirect. */
 	lrp_ringbuf_output(map_events, event, sizeof(*event), 0);
 }

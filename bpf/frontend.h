@@ -83,17 +83,25 @@ INLINE struct F(slot) * F(pick_any)(const struct run *run)
 	return F(slot_at)(run->first + index);
 }
 
-#if LRP_HAVE_NETNS_COOKIE
 /* Does this client reach the original destination instead? */
-INLINE bool F(exempt)(u64 netns_cookie, const struct F(frontend) * frontend)
+INLINE bool F(exempt)(u64 who, const struct F(frontend) * frontend)
 {
-	struct F(client) client = {.netns_cookie = netns_cookie, .frontend = *frontend};
+	struct F(client) client = {.who = who, .frontend = *frontend};
 
 	return bpf_map_lookup_elem(F(map_skip), &client) != NULL;
 }
-#endif
 
-#if LRP_CLUSTER_IP && LRP_HAVE_NETNS_COOKIE
+/* Of a run, the backend with this address while it is there, else any. Without a port, any. */
+INLINE struct F(slot) * F(again_or_any)(const struct run *run, const struct F(destination) * backend)
+{
+	struct F(slot) *slot = NULL;
+
+	if (backend->port)
+		slot = F(search_run)(run, backend->ip, backend->port);
+	return slot ? slot : F(pick_any)(run);
+}
+
+#if LRP_CLUSTER_IP
 /* The address of the backend that this client had last, while its timeout runs. */
 INLINE void F(recall_client)(const struct F(client) * client, u64 now, u32 seconds, struct F(destination) * backend)
 {
@@ -111,5 +119,20 @@ INLINE void F(note_client)(const struct F(client) * client, u64 now, const struc
 
 	F(copy_ip)(choice.ip, slot->ip);
 	bpf_map_update_elem(F(map_affinity), (void *)client, &choice, BPF_ANY);
+}
+
+/* The backend that this client had last, while its timeout runs and the run has it; else any. */
+INLINE struct F(slot) * F(choose_for_client)(u64 who, const struct run *run, const struct F(slot) * first)
+{
+	struct F(client) client = {.who = who, .frontend = first->frontend};
+	struct F(destination) backend = {};
+	u64 now = bpf_ktime_get_ns();
+	struct F(slot) * slot;
+
+	F(recall_client)(&client, now, first->affinity_seconds, &backend);
+	slot = F(again_or_any)(run, &backend);
+	if (slot)
+		F(note_client)(&client, now, slot);
+	return slot;
 }
 #endif

@@ -16,10 +16,13 @@
 #define LRP_PASTE(name, family) LRP_PASTE_(name, family)
 #define F(name) LRP_PASTE(name, FAMILY)
 
+#define AF_INET 2
 #define AF_INET6 10
 
+#define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define IPPROTO_ICMPV6 58
 #define IPPROTO_MPTCP 262
 
 #define ECONNREFUSED 111
@@ -28,10 +31,17 @@
 #define PROCEED 1
 #define REJECT 0
 
+/* What a TC program returns. */
+#define TC_NEXT (-1) /* TC_ACT_UNSPEC: whoever comes next may have it */
+#define TC_DROP 2
+
 #define V4_MAPPED_WORD bpf_htonl(0x0000ffff) /* the third word of ::ffff:a.b.c.d */
 
 #ifndef bpf_htonl
 #define bpf_htonl(x) __builtin_bswap32(x)
+#endif
+#ifndef bpf_htons
+#define bpf_htons(x) __builtin_bswap16(x)
 #endif
 
 static int (*lrp_set_retval)(int retval) = (void *)187;	 /* bpf_set_retval, 5.18 */
@@ -39,7 +49,8 @@ static u64 (*lrp_socket_cookie)(void *ctx) = (void *)46; /* bpf_get_socket_cooki
 static void *(*lrp_skc_to_mptcp_sock)(void *sk) = (void *)196; /* 5.19 */
 static u64 (*lrp_netns_cookie)(void *ctx) = (void *)122;       /* bpf_get_netns_cookie, 5.7 */
 static long (*lrp_ringbuf_output)(void *ringbuf, void *data, u64 size, u64 flags) = (void *)130; /* 5.8 */
-static void *(*lrp_sk_storage_get)(void *map, void *sk, void *value, u64 flags) = (void *)107;	 /* 5.2 */
+static u64 (*lrp_coarse_time)(void) = (void *)(LRP_HAVE_COARSE_TIME ? 160 : 5); /* bpf_ktime_get_coarse_ns, 5.11 */
+static void *(*lrp_sk_storage_get)(void *map, void *sk, void *value, u64 flags) = (void *)107; /* 5.2 */
 
 #define SK_STORAGE_CREATE 1
 
@@ -86,6 +97,12 @@ INLINE void copy_ip6(__be32 *to, const __be32 *from)
 	to[1] = from[1];
 	to[2] = from[2];
 	to[3] = from[3];
+}
+
+/* Now, in the units of flow.seen. */
+INLINE u32 flow_clock(void)
+{
+	return lrp_coarse_time() >> 30;
 }
 
 /* The socket of a hook's context. In assembly for the same reason as WRITE_CONTEXT. */

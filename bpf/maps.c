@@ -3,9 +3,11 @@
  * The maps, for BCC to create and pin (one that is pinned already is kept: the loader has checked it by then).
  * This file is compiled on its own, once per layout; the programs then refer to the maps by file descriptor (maps.h).
  *
- *   LRP_TABLES, LRP_SOCKETS   pin folders: what this node redirects; what sockets remember. They are apart because a
- *                             table may change its size while sockets go on remembering.
- *   LRP_MAX_FRONTENDS, LRP_MAX_BACKENDS, LRP_MAX_SKIPS, LRP_MAX_CLIENTS, LRP_RING_BYTES
+ *   LRP_TABLES, LRP_SOCKETS, LRP_FLOWS
+ *                             pin folders: what this node redirects; what sockets remember; flows. They are apart because
+ *                             a table may change its size while sockets go on remembering, and flows go on.
+ *                             Without LRP_FLOWS there is no TC level, and its tables take no room.
+ *   LRP_MAX_FRONTENDS, LRP_MAX_BACKENDS, LRP_MAX_SKIPS, LRP_MAX_CLIENTS, LRP_MAX_FLOWS, LRP_RING_BYTES
  */
 #include "config.h"
 #include "structs.h"
@@ -33,6 +35,23 @@ LRU(struct client6, struct affinity6, affinity6, LRP_MAX_CLIENTS);
 PERCPU_ARRAY(struct counters, counters, LRP_MAX_FRONTENDS);
 ARRAY(struct control, control, 1);
 RINGBUF(struct event, events, LRP_RING_BYTES);
+
+#ifdef LRP_FLOWS
+/*
+ * Entries of flows: two for each, one each way. An entry of the LRU may be displaced by a newer one, so it is the one to
+ * have room to spare. `flows` is not allocated beforehand: most nodes never have so many connections.
+ */
+#define FLOWS(family)                                                                                                  \
+	BPF_F_TABLE("hash:" LRP_FLOWS "flows" #family, struct flow_key##family, struct flow##family,                   \
+		    lrp_flows##family, 2 * LRP_MAX_FLOWS, NO_PREALLOC);                                                \
+	BPF_F_TABLE("lru_hash:" LRP_FLOWS "recent" #family, struct flow_key##family, struct flow##family,              \
+		    lrp_recent##family, LRP_MAX_FLOWS, 0);                                                             \
+	BPF_F_TABLE("lru_hash:" LRP_FLOWS "fragments" #family, struct flow_key##family, struct flow##family,           \
+		    lrp_fragments##family, LRP_MAX_FRAGMENTS, 0)
+
+FLOWS(4);
+FLOWS(6);
+#endif
 
 PLACES(struct place4, places4);
 PLACES(struct place6, places6);

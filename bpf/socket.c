@@ -14,6 +14,16 @@
 #include "maps.h"
 #include "events.h"
 
+/* Whose call it is. */
+INLINE void name_caller(struct event *event, struct bpf_sock_addr *ctx)
+{
+#if LRP_HAVE_NETNS_COOKIE
+	event->netns_cookie = lrp_netns_cookie(ctx);
+#endif
+	event->pid = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(event->command, sizeof(event->command));
+}
+
 #define FAMILY 4
 #include "frontend.h"
 #include "socket_state.h"

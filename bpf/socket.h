@@ -4,32 +4,6 @@
  * `backward` whose reply this is. The hooks themselves (socket.c) only move addresses in and out of their context.
  */
 
-/* Of a run, the backend with this address while it is there, else any. Without a port, any. */
-INLINE struct F(slot) * F(again_or_any)(const struct run *run, const struct F(destination) * backend)
-{
-	struct F(slot) *slot = NULL;
-
-	if (backend->port)
-		slot = F(search_run)(run, backend->ip, backend->port);
-	return slot ? slot : F(pick_any)(run);
-}
-
-#if LRP_CLUSTER_IP && LRP_HAVE_NETNS_COOKIE
-INLINE struct F(slot) * F(choose_for_client)(u64 netns_cookie, const struct run *run, const struct F(slot) * first)
-{
-	struct F(client) client = {.netns_cookie = netns_cookie, .frontend = first->frontend};
-	struct F(destination) backend = {};
-	u64 now = bpf_ktime_get_ns();
-	struct F(slot) * slot;
-
-	F(recall_client)(&client, now, first->affinity_seconds, &backend);
-	slot = F(again_or_any)(run, &backend);
-	if (slot)
-		F(note_client)(&client, now, slot);
-	return slot;
-}
-#endif
-
 /* The socket's backend for this frontend: the one it has while that is in the run, else a new choice. */
 INLINE struct F(slot) *
     F(choose)(u64 netns_cookie, const struct run *run, struct F(slot) * first, const struct F(peer) * peer)
@@ -85,7 +59,10 @@ INLINE void F(tell)(struct bpf_sock_addr *ctx, const struct F(frontend) * fronte
 	event.frontend_port = frontend->port;
 	F(copy_ip)(event.backend_ip, to->ip);
 	event.backend_port = to->port;
-	send_event(&event, ctx, hook, action);
+	event.hook = hook;
+	event.action = action;
+	name_caller(&event, ctx);
+	send_event(&event);
 }
 
 /* The socket goes to a backend, or to the address that it named: what it remembers of that address changes. */
@@ -121,6 +98,8 @@ INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * fron
 
 	if (busy)
 		count(0, ACTION_FAILED);
+	if (first && run.flags & RUN_DIRECT)
+		first = NULL; /* a concern of the TC level */
 	if (first) {
 #if LRP_HAVE_NETNS_COOKIE
 		if (run.flags & (RUN_SKIP | RUN_AFFINITY))

@@ -45,6 +45,7 @@ enum run_flags {
 	RUN_SKIP = 2,		/* some namespaces are exempt: look at the skip map */
 	RUN_REFUSE = 4,		/* no backend: connects are refused; the run is one slot without an address */
 	RUN_AFFINITY = 8,	/* a client keeps its backend: slot.affinity_seconds */
+	RUN_DIRECT = 16,	/* a backend's own address, for the TC level (flow.h): its one slot is itself */
 };
 
 /*
@@ -74,14 +75,19 @@ struct slot6 {
 	u32 affinity_seconds;
 };
 
-/* Keys of the skip maps (a namespace that reaches the original destination) and of the affinity maps (a client). */
+/*
+ * Keys of the skip maps (a client that reaches the original destination) and of the affinity maps (a client).
+ * who: at socket level the cookie of its network namespace, at TC level CLIENT_BY_LINK and its link's index.
+ */
+#define CLIENT_BY_LINK (1ull << 63)
+
 struct client4 {
-	u64 netns_cookie;
+	u64 who;
 	struct frontend4 frontend;
 };
 
 struct client6 {
-	u64 netns_cookie;
+	u64 who;
 	struct frontend6 frontend;
 	u32 pad;
 };
@@ -176,6 +182,80 @@ struct many_peers6 {
 	u32 cursor;
 };
 
+/* Addresses and ports of a packet, in the order in which packets carry them. */
+struct tuple4 {
+	__be32 saddr[1];
+	__be32 daddr[1];
+	__be16 sport;
+	__be16 dport;
+};
+
+struct tuple6 {
+	__be32 saddr[4];
+	__be32 daddr[4];
+	__be16 sport;
+	__be16 dport;
+};
+
+/* Which way a packet goes through a pod's link. */
+enum way { FROM_POD = 0, TO_POD = 1 };
+
+/*
+ * A packet of a flow, as it comes to our program. ifindex: of the pod's link; a flow is its pod's alone.
+ * In the fragments maps, where ports are not to be had, the ports are the datagram's identification.
+ */
+struct flow_key4 {
+	struct tuple4 tuple;
+	u32 ifindex;
+	u8 protocol;
+	u8 way;
+	u16 pad;
+};
+
+struct flow_key6 {
+	struct tuple6 tuple;
+	u32 ifindex;
+	u8 protocol;
+	u8 way;
+	u16 pad;
+};
+
+enum flow_flags {
+	FLOW_REPLY = 1,	    /* of the backend's packets (else of the client's) */
+	FLOW_BOUNCE = 2,    /* the pod is its own backend: back through the link that it came by */
+	FLOW_ON_LINK = 4,   /* client and backend are on one bridge: straight to the backend's hardware address */
+	FLOW_FIN_SENT = 8,  /* TCP: the client has ended its half */
+	FLOW_FIN_BACK = 16, /* TCP: the backend has ended its half */
+	FLOW_RESET = 32,    /* TCP: either has reset the connection */
+};
+
+/*
+ * What becomes of a flow's packets one way; each flow has two entries, for its client's packets and for the replies.
+ * seen: when a packet came last, in units of 2^30 ns of the monotonic clock. isn: of the client's SYN.
+ * index: where the backend stood in its run. mac: of the backend, with FLOW_ON_LINK.
+ */
+struct flow4 {
+	struct tuple4 becomes;
+	u32 seen;
+	u32 isn;
+	u16 index;
+	u8 flags;
+	u8 pad;
+	u8 mac[6];
+	u16 pad2;
+};
+
+struct flow6 {
+	struct tuple6 becomes;
+	u32 seen;
+	u32 isn;
+	u16 index;
+	u8 flags;
+	u8 pad;
+	u8 mac[6];
+	u16 pad2;
+};
+
 /* A run as a program found it; in no map. */
 struct run {
 	u32 first;
@@ -215,10 +295,13 @@ struct counters {
 	u64 redirected;
 	u64 refused;
 	u64 skipped;
-	u64 failed; /* socket state could not be kept: UDP went untranslated, TCP without getpeername */
+	u64 failed; /* state could not be kept: left untranslated (at socket level TCP only lacks getpeername) */
 };
 
-/* One redirect, for whoever watches. family: 4 or 6; an IPv4 address is in ip[0]. */
+/*
+ * One redirect, for whoever watches. family: 4 or 6; an IPv4 address is in ip[0].
+ * netns_cookie, pid, command: at socket level; ifindex: at TC level, of the pod's link.
+ */
 struct event {
 	u64 netns_cookie;
 	u32 pid;
@@ -231,10 +314,10 @@ struct event {
 	__be16 frontend_port;
 	__be16 backend_port;
 	char command[16];
-	u32 pad;
+	u32 ifindex;
 };
 
-enum hook { HOOK_CONNECT = 1, HOOK_SENDMSG = 2 };
+enum hook { HOOK_CONNECT = 1, HOOK_SENDMSG = 2, HOOK_PACKET = 3 };
 
 enum action { ACTION_PASS = 0, ACTION_REDIRECTED = 1, ACTION_REFUSED = 2, ACTION_SKIPPED = 3, ACTION_FAILED = 4 };
 

@@ -8,12 +8,14 @@ import pytest
 from lab import Node
 from lrp_operator.datapath.engine import Datapath
 from lrp_operator.datapath.model import DatapathError, DatapathSettings
-from lrp_operator.datapath.programs import Build, plan
+from lrp_operator.datapath.plan import Build, plan
 from lrp_operator.kernel import bpf, features
-from lrp_operator.loader.messages import Request
+from lrp_operator.loader.messages import Program, ProgramSet, Request
 from lrp_operator.loader.run import LoaderError, build
 
 pytestmark = pytest.mark.privileged
+
+CONNECT4 = Program(bpf.ProgType.CGROUP_SOCK_ADDR, bpf.AttachType.CONNECT4)
 
 
 @pytest.fixture
@@ -24,21 +26,21 @@ def wanted(node: Node) -> Iterator[Build]:
 
 
 def request_for(wanted: Build, **changes: object) -> Request:
+    """Ask for one program; changes: of the set that it is in, or `folders`."""
+    folders = changes.pop("folders", wanted.folders)
     given: dict[str, object] = {
-        "tables": str(wanted.tables),
-        "sockets": str(wanted.sockets),
-        "programs": str(wanted.programs),
         "source": "socket.c",
-        "hooks": {"lrp_connect4": int(bpf.AttachType.CONNECT4)},
-        "map_defines": wanted.map_defines,
-        "program_defines": wanted.program_defines,
+        "folder": wanted.socket_programs.folder,
+        "functions": {"lrp_connect4": CONNECT4},
+        "defines": wanted.program_defines,
     }
-    return Request(**{**given, **changes})  # type: ignore[arg-type]
+    sizes = {**wanted.map_defines, "LRP_MAX_FLOWS": wanted.max_flows}
+    return Request(folders, sizes, [ProgramSet(**{**given, **changes})])  # type: ignore[arg-type]
 
 
 def test_it_pins_maps_and_programs_and_says_what(wanted: Build) -> None:
     manifest = build(request_for(wanted))
-    with bpf.open_pin(wanted.programs / "lrp_connect4") as program:
+    with bpf.open_pin(Path(wanted.socket_programs.folder) / "lrp_connect4") as program:
         info = bpf.prog_info(program)
     assert manifest.programs == {"lrp_connect4": info.id}
     assert manifest.instructions["lrp_connect4"] > 100
@@ -48,7 +50,7 @@ def test_it_pins_maps_and_programs_and_says_what(wanted: Build) -> None:
     before = opened.info.id
     opened.close()
     # Another build on the same tables keeps the maps.
-    build(request_for(wanted, programs=f"{wanted.programs}-again"))
+    build(request_for(wanted, folder=f"{wanted.socket_programs.folder}-again"))
     again = bpf.Map.open(wanted.tables / "frontends4")
     assert again.info.id == before
     again.close()
@@ -86,7 +88,7 @@ def test_a_compile_error_shows_the_compilers_words(wanted: Build, tmp_path: Path
         build(request_for(wanted, source=str(source)))
     assert "use of undeclared identifier 'no_such_thing'" in str(caught.value)
     assert caught.value.failure.step == "compile"
-    assert not wanted.programs.exists()
+    assert not Path(wanted.socket_programs.folder).exists()
 
 
 def test_a_verifier_error_shows_the_program_and_the_end_of_the_log(wanted: Build, tmp_path: Path) -> None:
@@ -95,25 +97,25 @@ def test_a_verifier_error_shows_the_program_and_the_end_of_the_log(wanted: Build
         "int lrp_fine(struct bpf_sock_addr *ctx)\n{\n\treturn 1;\n}\n"
         "int lrp_bad(struct bpf_sock_addr *ctx)\n{\n\treturn *(volatile int *)(long)ctx->user_port;\n}\n"
     )
-    hooks = {name: int(bpf.AttachType.CONNECT4) for name in ("lrp_fine", "lrp_bad")}
+    functions = dict.fromkeys(("lrp_fine", "lrp_bad"), CONNECT4)
     with pytest.raises(LoaderError, match=r"eBPF load of lrp_bad failed") as caught:
-        build(request_for(wanted, source=str(source), hooks=hooks))
+        build(request_for(wanted, source=str(source), functions=functions))
     assert "invalid mem access" in str(caught.value)
     assert len(caught.value.log_tail.splitlines()) <= 15
-    assert not wanted.programs.exists(), "whole or not at all"
+    assert not Path(wanted.socket_programs.folder).exists(), "whole or not at all"
     # What was half done is no obstacle.
     assert build(request_for(wanted)).programs.keys() == {"lrp_connect4"}
 
 
 def test_a_function_that_is_not_there(wanted: Build) -> None:
     with pytest.raises(LoaderError, match=r"eBPF load of lrp_missing failed"):
-        build(request_for(wanted, hooks={"lrp_missing": int(bpf.AttachType.CONNECT4)}))
+        build(request_for(wanted, functions={"lrp_missing": CONNECT4}))
 
 
 def test_a_place_that_is_no_bpffs(wanted: Build, tmp_path: Path) -> None:
     elsewhere = tmp_path / "x"
     with pytest.raises(LoaderError, match=r"eBPF (maps|pin) failed"):
-        build(request_for(wanted, tables=str(elsewhere), sockets=str(elsewhere), programs=str(elsewhere / "p")))
+        build(request_for(wanted, folders=dict.fromkeys(wanted.folders, str(elsewhere)), folder=str(elsewhere / "p")))
 
 
 def test_pypis_bcc_is_told_from_the_real_one(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

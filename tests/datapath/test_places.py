@@ -11,7 +11,7 @@ from lab import Node
 from lrp_operator.datapath.engine import Datapath
 from lrp_operator.datapath.model import DatapathError, DatapathSettings, SocketLevel
 from lrp_operator.datapath.place import why_not_covered
-from lrp_operator.datapath.programs import plan
+from lrp_operator.datapath.plan import plan
 from lrp_operator.kernel import bpf, features
 from lrp_operator.kernel.cgroup import find_root
 from lrp_operator.kernel.features import KernelFeatures

@@ -77,6 +77,18 @@ class Pins(_Said, frozen=True):
     cgroup_root: str
 
 
+class PodLink(_Said, frozen=True):
+    """One of a pod's links at the TC level; pod: empty while no pod has claimed it.
+
+    state: "attached", "shadowed", "missing" or "failed"; message: why it is not attached.
+    """
+
+    pod: str
+    link: str
+    state: str
+    message: str
+
+
 class Status(Answer, frozen=True, kw_only=True):
     """How the agent and its node stand.
 
@@ -105,6 +117,9 @@ class Status(Answer, frozen=True, kw_only=True):
     slots_max: dict[str, int]
     last_sync: datetime | None
     events_dropped: int
+    links: list[PodLink] = []
+    flows: dict[str, int] = {}
+    flows_max: int = 0
 
 
 class BackendState(_Said, frozen=True):
@@ -212,11 +227,12 @@ class BpfLb(Answer, frozen=True, kw_only=True):
 
 
 class KernelExemption(_Said, frozen=True):
-    """One exemption as the kernel's map holds it."""
+    """One exemption as the kernel's map holds it: a network namespace's, or (ifindex) a pod's link's at TC level."""
 
     netns_cookie: int
     frontend: str
     pod: str | None
+    ifindex: int = 0
 
 
 class BpfSkip(Answer, frozen=True, kw_only=True):
@@ -228,7 +244,9 @@ class BpfSkip(Answer, frozen=True, kw_only=True):
 class Redirect(_Said, frozen=True):
     """One connect or send, as it happened; time: when the agent read it.
 
-    action: "redirected", "refused", "skipped" or "failed". client: the pod that it came from, or "host".
+    hook: "connect", "sendmsg", or "packet" for the first packet of a flow at the TC level, which tells of its caller
+    only the pod's link (ifindex). action: "redirected", "refused", "skipped" or "failed". client: the pod that it came
+    from, or "host".
     """
 
     time: datetime
@@ -243,6 +261,7 @@ class Redirect(_Said, frozen=True):
     netns_cookie: int
     pid: int
     command: str
+    ifindex: int = 0
 
 
 class StreamLine(Answer, frozen=True, kw_only=True):

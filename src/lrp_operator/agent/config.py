@@ -19,7 +19,7 @@ from typing import Annotated, Any, NamedTuple
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from lrp_operator.datapath.model import DatapathSettings, SocketLevel
+from lrp_operator.datapath.model import DatapathSettings, SocketLevel, TcLevel
 from lrp_operator.resolve.options import ClusterIPs, ResolveOptions
 
 EVERY_SERVICE = 65536
@@ -78,9 +78,10 @@ SETTINGS = (
     Setting(
         "bpf.lbMapMax",
         "bpf-lb-map-max",
-        "Frontends that fit, by family (default: 4096, or 65536 without kube-proxy).",
+        "Frontends that fit, by family (default: 4096, or 65536 without kube-proxy; twice that at the TC level).",
     ),
     Setting("bpf.lbBackendMapMax", "bpf-lb-backend-map-max", "Backends that fit (default: four times the frontends)."),
+    Setting("bpf.ctTcpMax", "bpf-ct-global-tcp-max", "TCP connections that fit at the TC level, by family."),
     Setting("terminateTCP", "terminate-tcp", "End TCP connections when their backend goes (UDP always)."),
 )
 BY_KEY = {setting.key: setting for setting in SETTINGS}
@@ -163,6 +164,7 @@ class Bpf(_Part):
 
     lb_map_max: Size | None = Field(default=None, alias="lbMapMax")
     lb_backend_map_max: Size | None = Field(default=None, alias="lbBackendMapMax")
+    ct_tcp_max: Size = Field(default=65536, alias="ctTcpMax")
 
 
 class Settings(_Part):
@@ -180,7 +182,8 @@ class Settings(_Part):
 
 
 EVERYWHERE = "socket level for every pod and the node"
-HOST_ONLY = "socket level in the node's own namespace only"
+HOST_ONLY = "socket level for the node, TC level for pods"
+TC_ONLY = "TC level for pods"
 """What names of modes begin with; nodes report them, and `lrpctl why` tells whom they concern."""
 
 
@@ -190,6 +193,7 @@ class Mode:
 
     name: str
     socket_level: SocketLevel
+    tc_level: TcLevel
     replaces_kube_proxy: bool
     notes: tuple[str, ...] = ()
 
@@ -205,17 +209,21 @@ class Loaded:
     def datapath(self, bpf_root: Path, cgroup_root: Path) -> DatapathSettings:
         """The part that the datapath is built from."""
         sizes = self.settings.bpf
-        max_frontends = sizes.lb_map_max or (EVERY_SERVICE if self.mode.replaces_kube_proxy else POLICIES_ONLY)
+        usual = EVERY_SERVICE if self.mode.replaces_kube_proxy else POLICIES_ONLY
+        at_links = self.mode.tc_level is TcLevel.PODS
+        max_frontends = sizes.lb_map_max or (2 * usual if at_links else usual)  # backends' own addresses, too
         return DatapathSettings(
             bpf_root=bpf_root,
             cgroup_root=cgroup_root,
             socket_level=self.mode.socket_level,
+            tc_level=self.mode.tc_level,
             ipv4=self.settings.ipv4,
             ipv6=self.settings.ipv6,
             cluster_ip=self.mode.replaces_kube_proxy,
             terminate_tcp=self.settings.terminate_tcp,
             max_frontends=max_frontends,
             max_backends=sizes.lb_backend_map_max or 4 * max_frontends,
+            max_flows=sizes.ct_tcp_max,
         )
 
 
@@ -368,14 +376,10 @@ def _parsed(text: bytes | str, path: str) -> Mapping[str, object]:
 TABLE = """What goes:
   kubeProxyReplacement  socketLB.enabled  socketLB.hostNamespaceOnly
   true                  (true)            false                       every socket, kube-proxy replaced
-  true                  (true)            true                        the node's sockets; pods at TC level
+  true                  (true)            true                        the node's sockets, pods at TC level
   false                 true              false                       every socket, kube-proxy stays
   false                 false             false                       pods at TC level, kube-proxy stays"""
 
-_NO_TC = (
-    "socketLB.hostNamespaceOnly: only sockets of the node's own namespace are redirected today; "
-    "pods follow when the TC level comes"
-)
 _NOT_REPLACED = (
     "kubeProxyReplacement: only ClusterIP addresses are balanced so far; NodePort, externalIPs, load-balancer "
     "addresses and traffic distribution still need kube-proxy"
@@ -383,23 +387,19 @@ _NOT_REPLACED = (
 
 
 def mode_of(settings: Settings) -> Mode:
-    """Say what the settings amount to on a node. Raises ConfigError for contradictions and for what is not built."""
+    """Say what the settings amount to on a node. Raises ConfigError for contradictions."""
     for wrong, sentence in _CONTRADICTIONS:
         if wrong(settings):
             raise ConfigError(sentence)
-    sockets = settings.socket_lb
-    if not _socket_level(settings):
-        raise ConfigError(
-            "kubeProxyReplacement: false without socketLB.enabled redirects at TC level alone, which comes with the "
-            "TC level and is not there yet: write socketLB: {enabled: true}"
-        )
     notes = (_NOT_REPLACED,) if settings.kube_proxy_replacement else ()
+    if not _socket_level(settings):
+        name, socket_level, tc_level = TC_ONLY, SocketLevel.OFF, TcLevel.PODS
+    elif settings.socket_lb.host_namespace_only:
+        name, socket_level, tc_level = HOST_ONLY, SocketLevel.HOST_ONLY, TcLevel.PODS
+    else:
+        name, socket_level, tc_level = EVERYWHERE, SocketLevel.EVERYWHERE, TcLevel.OFF
     proxy = "kube-proxy replaced" if settings.kube_proxy_replacement else "kube-proxy stays"
-    if sockets.host_namespace_only:
-        name, level = f"{HOST_ONLY}, {proxy}", SocketLevel.HOST_ONLY
-        return Mode(name, level, settings.kube_proxy_replacement, (*notes, _NO_TC))
-    name = f"{EVERYWHERE}, {proxy}"
-    return Mode(name, SocketLevel.EVERYWHERE, settings.kube_proxy_replacement, notes)
+    return Mode(f"{name}, {proxy}", socket_level, tc_level, settings.kube_proxy_replacement, notes)
 
 
 def _socket_level(settings: Settings) -> bool:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 from lrp_operator.agent.config import Loaded
 from lrp_operator.agent.parts import ObjectKey
-from lrp_operator.agent.pods import PodNames
+from lrp_operator.agent.pods import PodNames, addresses_of
 from lrp_operator.api.addresses import L4Addr
 from lrp_operator.api.objects import ClusterObject, Pod, Policy
+from lrp_operator.datapath.model import PodPlace, TcLevel
 from lrp_operator.resolve.engine import Resolver
 from lrp_operator.resolve.model import Delta, FrontendEntry, FrontendType, Resolution
 from lrp_operator.resolve.options import ClusterIPs
@@ -31,6 +32,8 @@ class Desired:
         self._resolver = Resolver(node, loaded.settings.local_redirect_policies.resolve_options(cluster_ips))
         self.in_kernel: dict[L4Addr, FrontendEntry] = {}  # what the kernel is to hold; other threads may look one up
         self.exempt_pods: set[str] = set()
+        self.pods: dict[str, PodPlace] = {}  # of this node, with a network of their own: for the TC level
+        self.at_links = loaded.mode.tc_level is TcLevel.PODS
         self._resolution: Resolution | None = None
 
     def apply(self, changes: Changes) -> Delta:
@@ -38,7 +41,7 @@ class Desired:
         self._resolution = None
         for (kind, key), obj in changes.items():
             if kind is Pod:
-                self._pods.put(key, obj if isinstance(obj, Pod) else None)
+                self._put_pod(key, obj if isinstance(obj, Pod) else None)
             if kind is Policy and not self._policies:
                 continue
             if obj is None:
@@ -49,6 +52,14 @@ class Desired:
         for pod, skip in delta.skips.items():
             (self.exempt_pods.discard if skip is None else self.exempt_pods.add)(pod)
         return self._for_kernel(delta)
+
+    def _put_pod(self, key: str, pod: Pod | None) -> None:
+        self._pods.put(key, pod)
+        over = pod is None or pod.status.phase in ("Succeeded", "Failed")
+        if pod is None or over or pod.spec.node_name != self.node or pod.spec.host_network:
+            self.pods.pop(key, None)
+        else:
+            self.pods[key] = PodPlace(pod.metadata.uid or "", addresses_of(pod))
 
     def everything(self) -> Delta:
         """All that the kernel is to hold, as one change from nothing: for a datapath that has just been opened."""

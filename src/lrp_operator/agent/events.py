@@ -104,7 +104,7 @@ class EventHub:
     def _read(self) -> list[RedirectEvent]:
         """Take the events that wait, and learn who sends if that is not known. In the worker thread."""
         events = self._datapath.read_events()
-        if any(self._pods.with_cookie(event.netns_cookie) is None for event in events):
+        if any(not event.ifindex and self._pods.with_cookie(event.netns_cookie) is None for event in events):
             self._pods.look_up_cookies()
         return events
 

@@ -147,8 +147,8 @@ class Circle:
             tasks.create_task(self._poll_hits())
 
     def links_changed(self) -> None:
-        """Pods' links changed: exempt pods, if there are any, are looked for anew."""
-        if self.desired.exempt_pods:
+        """Pods' links changed: where that matters (exempt pods, the TC level), they are looked for anew."""
+        if self.desired.exempt_pods or self.desired.at_links:
             self._relocate = True
             self._wake.set()
 
@@ -243,6 +243,8 @@ class Circle:
                 report.sockets_ended,
                 outcome.seconds * 1000,
             )
+        if report.links_attached or report.links_left:
+            log.info("pods' links: %d attached, %d left", report.links_attached, report.links_left)
         tell_verdicts(outcome.verdicts)
 
     async def _until_due(self) -> None:

@@ -108,6 +108,7 @@ def agent(
     ipv6: Annotated[str | None, setting("enableIPv6", BOOL)] = None,
     map_max: Annotated[str | None, setting("bpf.lbMapMax", "NUMBER")] = None,
     backend_map_max: Annotated[str | None, setting("bpf.lbBackendMapMax", "NUMBER")] = None,
+    flows_max: Annotated[str | None, setting("bpf.ctTcpMax", "NUMBER")] = None,
     terminate_tcp: Annotated[str | None, setting("terminateTCP", BOOL)] = None,
     version: Annotated[  # noqa: ARG001 - its callback does it all
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
@@ -128,6 +129,7 @@ def agent(
         "enableIPv6": ipv6,
         "bpf.lbMapMax": map_max,
         "bpf.lbBackendMapMax": backend_map_max,
+        "bpf.ctTcpMax": flows_max,
         "terminateTCP": terminate_tcp,
     }
     from lrp_operator.agent.sources import Given, ManifestSource  # noqa: PLC0415 - --help and cleanup need none of these

@@ -3,7 +3,7 @@
 The real datapath is `lrp_operator.datapath.engine.Datapath`; the real sources are in `lrp_operator.sources`.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from lrp_operator.datapath.model import (
     Hits,
     KernelFrontend,
     KernelSkip,
+    PodPlace,
     RedirectEvent,
 )
 from lrp_operator.resolve.model import Delta
@@ -53,8 +54,14 @@ class Datapath(Protocol):
     def status(self) -> DatapathStatus:
         """How things stand."""
 
+    def want_pods(self, pods: Mapping[str, PodPlace]) -> None:
+        """Record which pods of this node have a network of their own, for the TC level."""
+
+    def pod_of_link(self, ifindex: int) -> str | None:
+        """The pod that a link is of, as far as the TC level knows. From any thread."""
+
     def relocate(self) -> None:
-        """Pods' links changed: look up the exempt namespaces anew at the next flush."""
+        """Pods' links changed: look up at the next flush whose is whose."""
 
     def watch_events(self, on: bool) -> None:
         """Turn the event ring on or off."""

@@ -70,6 +70,7 @@ class Syncer:
             if not self._opened and request.may_open:
                 delta = self._open(delta)
             if self._opened:
+                self._datapath.want_pods(self._desired.pods if self._desired.at_links else {})
                 self._datapath.update(delta)
                 report = self._write(request)
                 status = self._datapath.status()
@@ -112,4 +113,6 @@ class Syncer:
             problems=tuple(dict.fromkeys([*report.problems, *repaired.problems])),
             repaired=repaired.repaired,
             again_in=repaired.again_in,
+            links_attached=report.links_attached + repaired.links_attached,
+            links_left=report.links_left + repaired.links_left,
         )

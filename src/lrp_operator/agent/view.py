@@ -16,7 +16,7 @@ from lrp_operator.agent.hits import Use
 from lrp_operator.agent.loop import Circle
 from lrp_operator.agent.pods import PodNames
 from lrp_operator.api.addresses import L4Addr
-from lrp_operator.datapath.model import DatapathSettings, KernelFrontend
+from lrp_operator.datapath.model import DatapathSettings, KernelFrontend, RedirectEvent
 from lrp_operator.resolve.model import FrontendEntry, FrontendType, FrontendVerdict, PolicyVerdict, Resolution
 
 
@@ -94,6 +94,11 @@ class View:
             slots_max=dict(kernel.slots_max) if kernel else {},
             last_sync=circle.last_sync,
             events_dropped=self._hub.dropped,
+            links=[apimodel.PodLink(link.pod, link.link, link.state.value, link.message) for link in kernel.links]
+            if kernel
+            else [],
+            flows=dict(kernel.flows) if kernel else {},
+            flows_max=kernel.flows_max if kernel else 0,
         )
 
     def services(self) -> apimodel.Services:
@@ -127,9 +132,12 @@ class View:
     def bpf_skip(self) -> apimodel.BpfSkip:
         """Answer `lrpctl bpf skip list`."""
         skips = self._circle.datapath.skips() if self._circle.outcome.opened else []
-        skips.sort(key=lambda skip: (skip.pod or "", skip.netns_cookie, skip.frontend.sort_key))
+        skips.sort(key=lambda skip: (skip.pod or "", skip.netns_cookie, skip.ifindex, skip.frontend.sort_key))
         return apimodel.BpfSkip(
-            entries=[apimodel.KernelExemption(skip.netns_cookie, str(skip.frontend), skip.pod) for skip in skips]
+            entries=[
+                apimodel.KernelExemption(skip.netns_cookie, str(skip.frontend), skip.pod, skip.ifindex)
+                for skip in skips
+            ]
         )
 
     def redirect(self, seen: Seen) -> apimodel.Redirect:
@@ -145,11 +153,17 @@ class View:
             policy=entry.policy if entry else None,
             backend=str(event.backend) if event.backend else None,
             backend_pod=self._pods.at(event.backend.ip) if event.backend else None,
-            client=self._pods.with_cookie(event.netns_cookie),
+            client=self._client(event),
             netns_cookie=event.netns_cookie,
             pid=event.pid,
             command=event.command,
+            ifindex=event.ifindex,
         )
+
+    def _client(self, event: RedirectEvent) -> str | None:
+        if event.ifindex:
+            return self._circle.datapath.pod_of_link(event.ifindex)
+        return self._pods.with_cookie(event.netns_cookie)
 
     def _kernel(self) -> dict[L4Addr, KernelFrontend]:
         if not self._circle.outcome.opened:

@@ -66,11 +66,12 @@ class PodIP(Struct, frozen=True, gc=False):
 
 
 class PodStatus(Struct, frozen=True, gc=False, omit_defaults=True):
-    """A pod's addresses and conditions."""
+    """A pod's addresses, conditions and phase ("Succeeded" and "Failed" are over)."""
 
     pod_ip: str | None = field(default=None, name="podIP")
     pod_ips: list[PodIP] | None = field(default=None, name="podIPs")
     conditions: list[Condition] | None = None
+    phase: str | None = None
 
 
 class Pod(Struct, frozen=True, gc=False, omit_defaults=True):

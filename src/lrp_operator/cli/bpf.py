@@ -39,5 +39,8 @@ def _rows(entry: KernelEntry) -> list[list[str]]:
 
 def print_skip(answer: BpfSkip) -> None:
     """Print exemptions."""
-    rows = [(str(entry.netns_cookie), entry.frontend, entry.pod or "-") for entry in answer.entries]
+    rows = [
+        (f"link {entry.ifindex}" if entry.ifindex else str(entry.netns_cookie), entry.frontend, entry.pod or "-")
+        for entry in answer.entries
+    ]
     print_tables(Table(("Netns cookie", "Frontend", "Pod"), rows))

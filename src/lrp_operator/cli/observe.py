@@ -69,10 +69,11 @@ def as_line(redirect: Redirect, output: Output) -> str:
         return "---\n" + as_data(msgspec.to_builtins(redirect), output)
     backend = f" to {redirect.backend}" if redirect.backend else ""
     pod = f" ({redirect.backend_pod})" if redirect.backend_pod else ""
-    client = redirect.client or f"netns {redirect.netns_cookie}"
+    at_link = f"link {redirect.ifindex}" if redirect.ifindex else ""
+    client = redirect.client or at_link or f"netns {redirect.netns_cookie}"
+    caller = f" [{redirect.command} {redirect.pid}]" if redirect.pid else ""
     moment = redirect.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
     policy = f" by {redirect.policy}" if redirect.policy else ""
     return printable(
-        f"{moment}  {client} [{redirect.command} {redirect.pid}] {redirect.hook} {redirect.frontend} "
-        f"{redirect.action}{backend}{pod}{policy}\n"
+        f"{moment}  {client}{caller} {redirect.hook} {redirect.frontend} {redirect.action}{backend}{pod}{policy}\n"
     )

@@ -1,10 +1,11 @@
 """`lrpctl status`: is this node's redirecting as it should be, and if not, why not?"""
 
 import sys
+from collections import Counter
 
 import typer
 
-from lrp_operator.agent.apimodel import Status
+from lrp_operator.agent.apimodel import PodLink, Status
 from lrp_operator.cli.asking import SOCKET, ApiSocket, age, ask, show
 from lrp_operator.cli.client import EXIT_NOT_WELL
 from lrp_operator.cli.output import Output, OutputOption, printable
@@ -76,13 +77,22 @@ def _kernel(answer: Status) -> list[tuple[str, str]]:
     slots = ", ".join(
         f"{family} {used} of {answer.slots_max.get(family, 0)}" for family, used in sorted(answer.slots_used.items())
     )
+    flows = ", ".join(f"{family} {count} of {answer.flows_max}" for family, count in sorted(answer.flows.items()))
     lines = [
         ("Kernel", f"{synced}; pins in {answer.pins.bpf_root}, cgroups below {answer.pins.cgroup_root}"),
         ("Programs", programs),
         ("Slots", slots),
+        ("Pods' links", _links(answer.links)),
+        ("Connections", flows),
         ("Events lost", str(answer.events_dropped or "")),
     ]
     return [line for line in lines if line[1]]
+
+
+def _links(links: list[PodLink]) -> str:
+    """Count pods' links by how they stand; what is wrong with one is among the problems."""
+    counts = Counter(link.state for link in links)
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
 
 
 def _listed(name: str, sentences: list[str]) -> list[tuple[str, str]]:

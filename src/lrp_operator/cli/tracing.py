@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from lrp_operator.agent.config import HOST_ONLY
+from lrp_operator.agent.config import TC_ONLY
 from lrp_operator.api.addresses import L4Addr, format_ip
 from lrp_operator.api.objects import Pod
 from lrp_operator.cli.loading import Loaded
@@ -117,8 +117,8 @@ class _Tracer:
         assert report is not None
         problems = "".join(f" It reports: {problem}" for problem in report.problems)
         self._step("agent", f"Its agent ({report.agent_version}) redirects: {report.mode}.{problems}")
-        if report.mode.startswith(HOST_ONLY) and not self._pod.spec.host_network:
-            self._against.append("its agent redirects only what the node's own network namespace sends")
+        if report.mode.startswith(TC_ONLY) and self._pod.spec.host_network:
+            self._against.append("its agent redirects only what pods with a network of their own send")
 
     def _address(self, services: list[tuple[str, str]]) -> None:
         """Whose address it is."""

@@ -9,17 +9,19 @@ All calls come from one worker thread: some block for a moment (a grace period, 
 import logging
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
 
 from lrp_operator.api.addresses import L4Addr
+from lrp_operator.datapath import plan as plan_room
 from lrp_operator.datapath import programs as programs_room
+from lrp_operator.datapath.direct import DirectFrontends
 from lrp_operator.datapath.ending import Ender
 from lrp_operator.datapath.events import Events
-from lrp_operator.datapath.layout import COUNTERS, FLAG_NAMES, check_map, frontend_key
+from lrp_operator.datapath.layout import COUNTERS, FLAG_DIRECT, FLAG_NAMES, check_map, frontend_key
 from lrp_operator.datapath.model import (
     DatapathError,
     DatapathSettings,
@@ -29,12 +31,16 @@ from lrp_operator.datapath.model import (
     KernelBackend,
     KernelFrontend,
     KernelSkip,
+    PodPlace,
     RedirectEvent,
+    SocketLevel,
 )
 from lrp_operator.datapath.place import PodLocator, check_place, why_not_covered
+from lrp_operator.datapath.plan import TcBuild
 from lrp_operator.datapath.programs import Programs
 from lrp_operator.datapath.skips import SkipTable
 from lrp_operator.datapath.tables import Changes, FamilyMaps, FamilyTable, IdPool, content_of
+from lrp_operator.datapath.tc import TcLevel, take_off_everywhere
 from lrp_operator.kernel import bpf, features
 from lrp_operator.kernel.grace import wait_for_readers
 from lrp_operator.resolve.model import Delta, FrontendEntry, SkipEntry
@@ -54,6 +60,7 @@ class Datapath:
         self.settings = settings
         self._entries: dict[L4Addr, FrontendEntry] = {}
         self._skips: dict[str, SkipEntry] = {}
+        self._pods: dict[str, PodPlace] = {}
         self._opened: _Opened | None = None
 
     # --- Life
@@ -66,6 +73,7 @@ class Datapath:
             self._opened.want(address, entry, self._skipped())
         for pod, skip in self._skips.items():
             self._opened.skips.want(pod, skip)
+        self._opened.want_pods(self._pods)
 
     def close(self) -> None:
         """Let go; the kernel goes on redirecting."""
@@ -103,8 +111,14 @@ class Datapath:
     def _skipped(self) -> set[L4Addr]:
         return {frontend for entry in self._skips.values() for frontend in entry.frontends}
 
+    def want_pods(self, pods: Mapping[str, PodPlace]) -> None:
+        """Note which pods of this node have a network of their own, by "namespace/name": for the TC level."""
+        self._pods = dict(pods)
+        if self._opened is not None:
+            self._opened.want_pods(self._pods)
+
     def relocate(self) -> None:
-        """Pods' links have changed: look the namespaces of exemptions up anew at the next flush."""
+        """Pods' links have changed: look up anew at the next flush whose is whose."""
         if self._opened is not None:
             self._opened.skips.relocate()
 
@@ -153,6 +167,10 @@ class Datapath:
 
     # --- Events
 
+    def pod_of_link(self, ifindex: int) -> str | None:
+        """Whose link it is, at the TC level; None if it is not known."""
+        return self._opened.tc.name_of(ifindex) if self._opened is not None and self._opened.tc else None
+
     def watch_events(self, on: bool) -> None:
         """Turn the kernel's event ring on or off. Raises DatapathError if it is not open."""
         self._need().events.watch(on=on)
@@ -179,7 +197,10 @@ class _Opened:
                 "no right to load eBPF programs: run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN"
             ) from error
         self._locator = PodLocator(place)
-        self._programs = Programs(programs_room.plan(settings, self._features, place.host_cookie), settings.cgroup_root)
+        wanted = plan_room.plan(settings, self._features, place.host_cookie)
+        self._programs = Programs(wanted, settings.cgroup_root)
+        self._direct = DirectFrontends() if wanted.tc is TcBuild.SERVING else None
+        self.tc: TcLevel | None = None
         self._resources = ExitStack()
         self._resources.callback(self._locator.close)
         self._resources.callback(self._programs.close)
@@ -187,6 +208,7 @@ class _Opened:
         self._pins: dict[str, Path] = {}
         self.complete = False
         self._problems: tuple[str, ...] = ()
+        self._tc_problems: list[str] = []
         self._second_look = False
         self._looked = 0.0  # by time.monotonic()
         self._search_due = True  # an agent before this one may not have come to ending the sockets that it should have
@@ -194,8 +216,8 @@ class _Opened:
             self._programs.load()
             self._open_maps()
             self._read_back()
-            # Programs of other tables go on serving until ours are filled: see flush.
-            self._attach_when_filled = bool(self._programs.attached()) and not self._programs_current()
+            # What an earlier mode, or another build of tables, has in force serves on until ours are filled: see flush.
+            self._attach_when_filled = not self._is_current()
             if not self._attach_when_filled:
                 self._attach()
         except BaseException as error:
@@ -206,7 +228,7 @@ class _Opened:
 
     def _open_maps(self) -> None:
         wanted = self._programs.wanted
-        for path in [*wanted.tables.iterdir(), *wanted.sockets.iterdir()]:
+        for path in (path for folder in wanted.folders.values() for path in Path(folder).iterdir()):
             if not path.is_dir():
                 self._maps[path.name] = bpf.Map.open(path)
                 self._resources.callback(self._maps[path.name].close)
@@ -225,11 +247,24 @@ class _Opened:
             )
             for ip_bytes, digit in families
         }
-        self.skips = SkipTable({n: self._maps[f"skip{digit}"] for n, digit in families}, self._locator.cookie)
+        self.skips = SkipTable({n: self._maps[f"skip{digit}"] for n, digit in families}, self._who)
         self.events = Events(self._maps["events"], self._maps["control"])
         self._resources.callback(self.events.close)
         self._ender = Ender(self._programs.socket_folders(), tcp=self._settings.terminate_tcp)
         self._resources.callback(self._ender.close)
+        if wanted.tc is not TcBuild.NONE:
+            leaving = wanted.tc is TcBuild.LEAVING
+            self.tc = TcLevel(self._programs.tc_programs(), wanted.flows, tcx=self._features.tcx, leaving=leaving)
+            self._resources.callback(self.tc.close)
+
+    def _who(self, entry: SkipEntry) -> tuple[int, ...] | None:
+        """What the kernel knows an exempt pod by, at the level that redirects it. Raises OSError."""
+        level = self._settings.socket_level
+        if level is SocketLevel.EVERYWHERE or (level is SocketLevel.HOST_ONLY and entry.host_network):
+            cookie = self._locator.cookie(entry)
+            return None if cookie is None else (cookie,)
+        # Who is on the node's own network is not redirected at the TC level.
+        return () if entry.host_network or self.tc is None else self.tc.who(entry.pod)
 
     def _clear_counters(self, number: int) -> None:
         counters = self._maps["counters"]
@@ -252,21 +287,33 @@ class _Opened:
             wait_for_readers()
             self._settled = True
 
-    def _programs_current(self) -> bool:
-        """Whether what is attached uses our tables (our own programs, or an older build on the same tables)."""
-        ids = set(self._programs.attached().values())
-        pins = [path for path in self._programs.wanted.tables.glob("programs-*/*") if path.is_file()]
+    def _is_current(self) -> bool:
+        """Whether nothing is attached but what uses our tables, at the levels that this mode has."""
+        ids = set(self._programs.attached().values()) | (self.tc.program_ids() if self.tc else set())
         known: set[int] = set()
-        for path in pins:
+        for path in self._programs.wanted.tables.glob("*-*/*"):
             with bpf.open_pin(path) as program:
                 known.add(bpf.prog_info(program).id)
-        return ids <= known
+        return ids <= known and not self._programs.others()
 
     def _attach(self) -> list[str]:
-        done = self._programs.attach()
+        """Attach both levels: first the one that takes over, then the other, which may lose its place."""
+        sockets_first = self.tc is None or self.tc.leaving
+        done = self._programs.attach() if sockets_first else []
+        if self.tc is not None:
+            self.tc.find()
+            attached, left, self._tc_problems = self.tc.sync(everything=True, prune=self.complete)
+            done += [f"programs attached to {attached} links of pods"] if attached else []
+            done += [f"programs removed from {left} links"] if left else []
+        if not sockets_first:
+            done += self._programs.attach()
         self._programs.remove_old()
         self._attach_when_filled = False
         return done
+
+    def want_pods(self, pods: Mapping[str, PodPlace]) -> None:
+        if self.tc is not None:
+            self.tc.want(pods)
 
     def close(self) -> None:
         self._resources.close()
@@ -278,6 +325,9 @@ class _Opened:
         if table is None:
             return  # that family is switched off
         table.want(address, None if entry is None else content_of(entry, skipped=address in skipped))
+        if self._direct is not None:
+            for backend, content in self._direct.change(address, entry):
+                self._tables[len(backend.ip)].want(backend, content)
 
     def flush(self, *, prune: bool) -> FlushReport:
         self.complete = self.complete or prune
@@ -286,6 +336,8 @@ class _Opened:
         except OSError as error:
             self._problems = (f"nothing can be written while readers can't be waited for: {error}",)
             return FlushReport(problems=self._problems)
+        if self.tc is not None:
+            self.tc.find()
         problems = self.skips.add_missing()
         changes = [table.flush(prune=self.complete) for table in self._tables.values()]
         if any(change.problems for change in changes) and self._rest():
@@ -293,16 +345,28 @@ class _Opened:
             for change in changes[: len(self._tables)]:
                 change.problems.clear()  # tried again: what is left is said by the second flush
         problems += [problem for change in changes for problem in change.problems]
+        attached = left = 0
         if self.complete:
             problems += self.skips.remove_surplus()
             if self._attach_when_filled:
                 self._attach()
+        if self.tc is not None and not self._attach_when_filled:
+            attached, left, self._tc_problems = self.tc.sync(everything=False, prune=self.complete)
         ended, why_not = self._end_sockets(changes)
-        self._problems = (*problems, *why_not)
+        ended_flows, why_not_flows = self._end_flows(changes)
+        self._problems = (*problems, *self._tc_problems, *why_not, *why_not_flows)
         if any(table.slots.quarantined * _RESTING_SHARE > table.slots.size for table in self._tables.values()):
             self._rest()
         written, removed = sum(change.written for change in changes), sum(change.removed for change in changes)
-        return FlushReport(written, removed, ended, self._problems, again_in=_SECOND_LOOK if self._second_look else 0.0)
+        return FlushReport(
+            written,
+            removed,
+            ended + ended_flows,
+            self._problems,
+            again_in=_SECOND_LOOK if self._second_look else 0.0,
+            links_attached=attached,
+            links_left=left,
+        )
 
     def _rest(self) -> bool:
         """Wait for readers, so that what was freed may be used again. False: nothing was waiting for that."""
@@ -342,6 +406,15 @@ class _Opened:
         self._search_due = bool(problems)
         return ended, problems
 
+    def _end_flows(self, changes: list[Changes]) -> tuple[int, list[str]]:
+        """Where it is asked for, end TCP connections of the TC level whose backend has left."""
+        if self.tc is None or not self._settings.terminate_tcp or not any(one.removed_backends for one in changes):
+            return 0, []
+        try:
+            return self.tc.end_stale(self._stands)
+        except OSError as error:
+            return 0, [f"the TC level's flows can't be read: {error}"]
+
     def _stands(self, frontend: L4Addr, backend: L4Addr) -> bool:
         table = self._tables.get(len(frontend.ip))
         programmed = table.programmed.get(frontend) if table else None
@@ -352,6 +425,7 @@ class _Opened:
         found: list[str] = []
         try:
             found += [*self._repin(), *self._programs.repin()]
+            self._sweep()
             if not self._attach_when_filled:
                 found += self._attach()
             drifted = self._read_back()
@@ -361,6 +435,16 @@ class _Opened:
         if drifted:
             found.append(f"{drifted} frontends had been changed by someone else")
         return found
+
+    def _sweep(self) -> None:
+        """Remove flows that are over, and a TC level that is leaving with its last one. Raises OSError."""
+        if self.tc is None:
+            return
+        self.tc.sweep()
+        if self.tc.leaving and not self._attach_when_filled and self.tc.leave_if_idle():
+            for name in [name for name, path in self._pins.items() if path.parent == self._programs.wanted.flows]:
+                del self._pins[name]  # not to be pinned again
+            self.tc = None
 
     def _repin(self) -> list[str]:
         missing = [name for name, path in self._pins.items() if not path.exists()]
@@ -400,7 +484,12 @@ class _Opened:
 
     def hits(self) -> dict[L4Addr, Hits]:
         counters = self._maps["counters"]
-        ids = {address: p.id for table in self._tables.values() for address, p in table.programmed.items()}
+        ids = {
+            address: p.id
+            for table in self._tables.values()
+            for address, p in table.programmed.items()
+            if not p.content.flags & FLAG_DIRECT
+        }
         lookup: Callable[[bytes], bytes | None] = counters.lookup
         try:
             if len(ids) > _READ_ALL_COUNTERS_FROM:
@@ -418,11 +507,14 @@ class _Opened:
         return DatapathStatus(
             in_force=not message,
             message=message,
-            programs=self._programs.attached(),
-            features=(*programs_room.describe(self._features), self._ender.feature()),
+            programs={**self._programs.attached(), **(self.tc.programs if self.tc else {})},
+            features=(*plan_room.describe(self._features, self._programs.wanted.tc), self._ender.feature()),
             problems=self._problems,
             slots_used={_family(n): table.slots.used for n, table in self._tables.items()},
             slots_max={_family(n): table.slots.size for n, table in self._tables.items()},
+            links=self.tc.status() if self.tc else (),
+            flows=self.tc.flow_counts() if self.tc else {},
+            flows_max=self.tc.max_flows if self.tc else 0,
         )
 
     def _why_not_in_force(self) -> str:
@@ -438,6 +530,8 @@ class _Opened:
             return f"the cgroup {self._settings.cgroup_root} can't be asked what is attached: {error}"
         if uncovered:
             return f"our programs are not effective on {', '.join(uncovered)}"
+        if not hooks:
+            return ""
         return why_not_covered(self._settings.cgroup_root)
 
 
@@ -451,8 +545,10 @@ def _sum(rows: list[tuple[int, ...]]) -> Hits:
 
 def cleanup(bpf_root: Path, cgroup_root: Path) -> list[str]:
     """Remove every trace of this node's datapath; return what was removed. Raises DatapathError."""
-    del cgroup_root  # links know their cgroup; everything else is below the bpf root
+    del cgroup_root  # links know their cgroup; everything else is below the bpf root, or on pods' links
     try:
-        return programs_room.cleanup(bpf_root)
+        tcx = features.probe().tcx
+        removed = [f"programs on {link}" for link in take_off_everywhere(tcx=tcx)]
+        return [*removed, *programs_room.cleanup(bpf_root)]
     except OSError as error:
         raise DatapathError(f"not everything below {bpf_root} could be removed: {error}") from error

@@ -8,7 +8,7 @@ from lrp_operator.datapath.model import RedirectEvent
 from lrp_operator.kernel import bpf
 from lrp_operator.kernel.ringbuf import RingBuffer
 
-_HOOKS = {1: "connect", 2: "sendmsg"}
+_HOOKS = {1: "connect", 2: "sendmsg", 3: "packet"}
 _ACTIONS = {1: "redirected", 2: "refused", 3: "skipped", 4: "failed"}
 
 
@@ -41,7 +41,9 @@ class Events:
 
 
 def _decode(raw: bytes) -> RedirectEvent:
-    cookie, pid, hook, action, family, number, front_ip, back_ip, front_port, back_port, command = unpack_event(raw)
+    cookie, pid, hook, action, family, number, front_ip, back_ip, front_port, back_port, command, ifindex = (
+        unpack_event(raw)
+    )
     size = 4 if family == 4 else 16
     protocol = Protocol(number)
     backend = L4Addr(back_ip[:size], int.from_bytes(back_port, "big"), protocol)
@@ -53,4 +55,5 @@ def _decode(raw: bytes) -> RedirectEvent:
         netns_cookie=cookie,
         pid=pid,
         command=command.split(b"\0", 1)[0].decode(errors="replace"),
+        ifindex=ifindex,
     )

@@ -12,13 +12,15 @@ from lrp_operator.api.addresses import L4Addr, Protocol
 from lrp_operator.datapath.model import DatapathError
 from lrp_operator.kernel import bpf, btf
 
-FLAG_LOCAL_REDIRECT, FLAG_SKIP, FLAG_REFUSE, FLAG_AFFINITY = 1, 2, 4, 8  # enum run_flags
+FLAG_LOCAL_REDIRECT, FLAG_SKIP, FLAG_REFUSE, FLAG_AFFINITY, FLAG_DIRECT = 1, 2, 4, 8, 16  # enum run_flags
 FLAG_NAMES = {
     FLAG_LOCAL_REDIRECT: "local-redirect",
     FLAG_SKIP: "skip",
     FLAG_REFUSE: "refuse",
     FLAG_AFFINITY: "affinity",
+    FLAG_DIRECT: "direct",
 }
+CLIENT_BY_LINK = 1 << 63  # in a client's `who`: the rest is a link's index
 
 
 class Layout:
@@ -73,8 +75,8 @@ FRONTEND_ID = Layout(("id", "I"))
 RUN_START = Layout(("first", "I"))
 SLOT = {4: _slot(4), 16: _slot(16)}  # by bytes of an address
 CLIENT = {
-    4: Layout(("netns_cookie", "Q"), *_frontend(4, "frontend.")),
-    16: Layout(("netns_cookie", "Q"), *_frontend(16, "frontend."), ("", "4x")),
+    4: Layout(("who", "Q"), *_frontend(4, "frontend.")),
+    16: Layout(("who", "Q"), *_frontend(16, "frontend."), ("", "4x")),
 }
 COUNTERS = Layout(("redirected", "Q"), ("refused", "Q"), ("skipped", "Q"), ("failed", "Q"))
 EVENT = Layout(
@@ -89,8 +91,34 @@ EVENT = Layout(
     ("frontend_port", "2s"),
     ("backend_port", "2s"),
     ("command", "16s"),
-    ("", "4x"),
+    ("ifindex", "I"),
 )
+
+
+def _tuple(ip_bytes: int, prefix: str) -> tuple[tuple[str, str], ...]:
+    addresses = ((f"{prefix}saddr", f"{ip_bytes}s"), (f"{prefix}daddr", f"{ip_bytes}s"))
+    return (*addresses, (f"{prefix}sport", "2s"), (f"{prefix}dport", "2s"))
+
+
+FLOW_KEY = {
+    size: Layout(*_tuple(size, "tuple."), ("ifindex", "I"), ("protocol", "B"), ("way", "B"), ("", "2x"))
+    for size in (4, 16)
+}
+FLOW = {
+    size: Layout(
+        *_tuple(size, "becomes."),
+        ("seen", "I"),
+        ("isn", "I"),
+        ("index", "H"),
+        ("flags", "B"),
+        ("", "x"),
+        ("mac", "6s"),
+        ("", "2x"),
+    )
+    for size in (4, 16)
+}
+FLOW_REPLY, FLOW_BOUNCE, FLOW_ON_LINK, FLOW_FIN_SENT, FLOW_FIN_BACK, FLOW_RESET = 1, 2, 4, 8, 16, 32  # enum flow_flags
+FROM_POD, TO_POD = 0, 1  # enum way
 
 
 def frontend_key(address: L4Addr) -> bytes:
@@ -104,16 +132,16 @@ def parse_frontend(key: bytes) -> L4Addr:
     return L4Addr(key[:size], int.from_bytes(key[size : size + 2], "big"), Protocol(key[size + 2]))
 
 
-def client_key(netns_cookie: int, address: L4Addr) -> bytes:
-    """Encode a skip map's key."""
-    return CLIENT[len(address.ip)].pack(netns_cookie, address.ip, address.port.to_bytes(2, "big"), address.protocol)
+def client_key(who: int, address: L4Addr) -> bytes:
+    """Encode a skip map's key. who: a namespace's cookie, or CLIENT_BY_LINK and a link's index."""
+    return CLIENT[len(address.ip)].pack(who, address.ip, address.port.to_bytes(2, "big"), address.protocol)
 
 
 def parse_client(key: bytes) -> tuple[int, L4Addr]:
     """Decode a skip map's key. Raises ValueError for a protocol that we never write."""
     layout = CLIENT[4 if len(key) == CLIENT[4].size else 16]
-    cookie, ip, port, protocol = layout.unpack(key)
-    return cookie, L4Addr(ip, int.from_bytes(port, "big"), Protocol(protocol))
+    who, ip, port, protocol = layout.unpack(key)
+    return who, L4Addr(ip, int.from_bytes(port, "big"), Protocol(protocol))
 
 
 def check_map(name: str, opened: bpf.Map, max_frontends: int, max_backends: int) -> None:
@@ -132,7 +160,7 @@ def check_map(name: str, opened: bpf.Map, max_frontends: int, max_backends: int)
         raise DatapathError(f"map {name} has no BTF: it was not made by this version")
     parsed = btf.Btf(bpf.read_btf(opened.info.btf_id))
     keys, values = parsed.fields(opened.info.btf_key_type), parsed.fields(opened.info.btf_value_type)
-    match = re.fullmatch(r"(frontends|runs|backends|skip|counters)([46]?)", name)
+    match = re.fullmatch(r"(frontends|runs|backends|skip|counters|flows|recent)([46]?)", name)
     if match is None:
         return
     ip_bytes = 16 if match[2] == "6" else 4
@@ -142,6 +170,8 @@ def check_map(name: str, opened: bpf.Map, max_frontends: int, max_backends: int)
         "backends": (None, SLOT[ip_bytes]),
         "skip": (CLIENT[ip_bytes], None),
         "counters": (None, COUNTERS),
+        "flows": (FLOW_KEY[ip_bytes], FLOW[ip_bytes]),
+        "recent": (FLOW_KEY[ip_bytes], FLOW[ip_bytes]),
     }
     for layout, found in zip(layouts[match[1]], (keys, values), strict=True):
         if layout is not None:

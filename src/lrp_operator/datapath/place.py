@@ -85,6 +85,8 @@ class PodLocator:
     def cookie(self, entry: SkipEntry) -> int | None:
         """Return the cookie; None while the pod's link is not there (or the kernel has no cookies).
 
+        That of a pod on the node's own network is the node's.
+
         Raises OSError where the kernel can't be asked just now.
         """
         if self._place.host_cookie is None:

@@ -1,16 +1,8 @@
-"""Programs and links: what a mode needs, whether it is in the kernel already, and attaching it without a gap.
+"""The programs of both levels: loading them, and attaching the socket level's to the cgroup without a gap.
 
-On the bpffs, below the bpf root (a folder of the product's own):
-
-    links/<hook>                       one link per hook, for ever at the same place: the program in it is swapped
-    tables-<layout>/<map>              what this node redirects; another size or layout is another folder
-    tables-<layout>/programs-<build>/  programs that use those tables
-    sockets-v<N>/<map>                 what sockets remember; outlives tables
-    links/<hook>_sockets-v<N>          an earlier version's programs for replies and closing, while it has sockets
-
-Whoever comes next finds all by these names. A link is updated in place (BPF_LINK_UPDATE), never detached and attached,
-so there is no moment without a program. What replies and closing pass (recvmsg, getpeername, sock_release) is swapped
-before what makes new memories (connect, sendmsg).
+A link is updated in place (BPF_LINK_UPDATE), never detached and attached, so there is no moment without a program. What
+replies and closing pass (recvmsg, getpeername, sock_release) is swapped before what makes new memories (connect,
+sendmsg). Where everything is pinned is told in `plan`.
 
 When the layout of what sockets remember changes, sockets that stand keep what they have, and only the old programs can
 read it. So before a reply hook's link gets the new program, the old program gets a link of its own behind it. It stays
@@ -22,160 +14,73 @@ redirected to seem to come from the frontend, and if it is connected, it is ende
 
 import errno
 import os
-import re
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from lrp_operator.datapath.model import DatapathError, DatapathSettings, Feature, SocketLevel
+from lrp_operator.datapath.model import DatapathError
+from lrp_operator.datapath.plan import Build, hook_function
 from lrp_operator.kernel import bpf
-from lrp_operator.kernel.features import KernelFeatures
-from lrp_operator.loader.messages import Request
+from lrp_operator.loader.messages import ProgramSet, Request
 from lrp_operator.loader.run import LoaderError, build
-from lrp_operator.loader.sources import bpf_directory, digest, map_names
+from lrp_operator.loader.sources import map_names
 
-_RING_BYTES = 1 << 18
-_MAX_SKIPS = 16384
-_MAX_CLIENTS = 65536  # session affinity: an LRU
-
-# Replies and closing first: see the module's text.
-_HOOKS_IPV4 = (bpf.AttachType.RECVMSG4, bpf.AttachType.GETPEERNAME4, bpf.AttachType.CONNECT4, bpf.AttachType.SENDMSG4)
-_HOOKS_IPV6 = (bpf.AttachType.RECVMSG6, bpf.AttachType.GETPEERNAME6, bpf.AttachType.CONNECT6, bpf.AttachType.SENDMSG6)
 _OF_OLD_SOCKETS = frozenset(hook for hook in bpf.AttachType if not hook.name.startswith(("CONNECT", "SENDMSG")))
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
-    """Everything that decides which maps and programs a node needs. hooks: in the order of attaching."""
-
-    root: Path
-    hooks: tuple[bpf.AttachType, ...]
-    map_defines: dict[str, int]
-    program_defines: dict[str, int]
-
-    @property
-    def tables(self) -> Path:
-        """Folder of the tables' pins; its name changes with sizes and layouts."""
-        sizes = ",".join(f"{name}={value}" for name, value in sorted(self.map_defines.items()))
-        return self.root / f"tables-{digest(['structs.h', 'config.h', 'maps.c'], sizes)}"
-
-    @property
-    def sockets(self) -> Path:
-        """Folder of the socket storages' pins."""
-        version = re.search(r"#define LRP_SOCKETS_VERSION (\d+)", (bpf_directory() / "config.h").read_text())
-        assert version is not None
-        return self.root / f"sockets-v{version[1]}"
-
-    @property
-    def programs(self) -> Path:
-        """Folder of the programs' pins; its name changes with the sources and constants."""
-        defines = ",".join(f"{name}={value}" for name, value in sorted(self.program_defines.items()))
-        return self.tables / f"programs-{digest(['*.c', '*.h', 'include/**/*.h'], defines)}"
-
-    def link(self, hook: bpf.AttachType, version: str = "") -> Path:
-        """The pin of a hook's link; with a version, of the one that serves sockets of that version."""
-        return self.root / "links" / (f"{hook.name.lower()}_{version}" if version else hook.name.lower())
-
-
-def plan(settings: DatapathSettings, features: KernelFeatures, host_cookie: int | None) -> Build:
-    """Decide what to build. host_cookie: of the node's own namespace. Raises DatapathError where a mode can't be."""
-    defines = {
-        "LRP_IPV4": int(settings.ipv4),
-        "LRP_IPV6": int(settings.ipv6),
-        "LRP_CLUSTER_IP": int(settings.cluster_ip),
-        "LRP_HAVE_NETNS_COOKIE": int(features.netns_cookie_helper),
-        "LRP_HAVE_SET_RETVAL": int(features.set_retval),
-        "LRP_SOCKET_TABLE": int(_has_socket_table(features)),
-        "LRP_HAVE_MPTCP": int(features.mptcp),
-    }
-    if settings.socket_level is SocketLevel.HOST_ONLY:
-        if host_cookie is None or not features.netns_cookie_helper:
-            raise DatapathError("socketLB.hostNamespaceOnly needs network namespace cookies, which this kernel has not")
-        defines["LRP_HOST_NETNS_COOKIE"] = host_cookie
-    hooks = (*(_HOOKS_IPV6 if settings.ipv6 or settings.ipv4 else ()), *(_HOOKS_IPV4 if settings.ipv4 else ()))
-    if _has_socket_table(features):
-        hooks = (bpf.AttachType.INET_SOCK_RELEASE, *hooks)
-    if settings.socket_level is SocketLevel.OFF:
-        hooks = ()
-    missing = [hook.name.lower() for hook in hooks if hook not in features.hooks]
-    if missing:
-        raise DatapathError(f"this kernel has no cgroup hooks {', '.join(missing)} (Linux 5.8 has them): upgrade it")
-    if hooks and not features.ring_buffer:
-        raise DatapathError("this kernel has no BPF ring buffer (Linux 5.8 has it): upgrade it")
-    sizes = {
-        "LRP_MAX_FRONTENDS": settings.max_frontends,
-        "LRP_MAX_BACKENDS": settings.max_backends,
-        "LRP_MAX_SKIPS": _MAX_SKIPS,
-        "LRP_MAX_CLIENTS": _MAX_CLIENTS if settings.cluster_ip else 1,
-        "LRP_RING_BYTES": _RING_BYTES,
-    }
-    ordered = tuple(sorted(hooks, key=lambda hook: hook.name.startswith(("CONNECT", "SENDMSG"))))
-    return Build(settings.bpf_root, ordered, sizes, defines)
-
-
-def _has_socket_table(features: KernelFeatures) -> bool:
-    return features.compare_and_swap and bpf.AttachType.INET_SOCK_RELEASE in features.hooks
-
-
-def describe(features: KernelFeatures) -> tuple[Feature, ...]:
-    """Tell people what this kernel has, and what does not work for want of it."""
-    wishes = (
-        ("netns cookie in BPF", features.netns_cookie_helper, "skipRedirectFromBackend and session affinity are off"),
-        ("SO_NETNS_COOKIE", features.netns_cookie_option, "skipRedirectFromBackend is not in force"),
-        ("table of sockets", _has_socket_table(features), "new redirected sockets cost some hundred nanoseconds more"),
-        ("bpf_skc_to_mptcp_sock", features.mptcp, "getpeername of an MPTCP connection shows the pod's address"),
-        ("bpf_set_retval", features.set_retval, "a refused connect says EPERM instead of ECONNREFUSED"),
-    )
-    return tuple(Feature(name, have, "" if have else consequence) for name, have, consequence in wishes)
-
-
 class Programs:
-    """The programs and links of one build."""
+    """The programs of one build, and the links of its socket level."""
 
     def __init__(self, wanted: Build, cgroup_root: Path) -> None:
         self.wanted = wanted
         self._cgroup_root = cgroup_root
-        self._loaded: dict[bpf.AttachType, bpf.Fd] = {}
+        self._loaded: dict[Path, bpf.Fd] = {}  # by pin
 
     def load(self) -> bool:
-        """Open the programs' pins; have them built first if one is missing. True if they were built.
+        """Open the programs' pins; have built first what is missing. True if something was built.
 
         Raises DatapathError.
         """
-        if self._adopt():
+        sets = [programs for programs in (self.wanted.socket_programs, self.wanted.tc_programs) if programs.functions]
+        there = self._maps_are_there()
+        missing = [programs for programs in sets if not there or not self._adopt(programs)]
+        if there and not missing:
             return False
-        shutil.rmtree(self.wanted.programs, ignore_errors=True)
-        request = Request(
-            tables=str(self.wanted.tables),
-            sockets=str(self.wanted.sockets),
-            programs=str(self.wanted.programs),
-            source="socket.c",
-            hooks={_function(hook): int(hook) for hook in self.wanted.hooks},
-            map_defines=self.wanted.map_defines,
-            program_defines=self.wanted.program_defines,
-        )
+        for programs in missing:
+            shutil.rmtree(programs.folder, ignore_errors=True)
+        sizes = {**self.wanted.map_defines, "LRP_MAX_FLOWS": self.wanted.max_flows}
         try:
-            build(request)
+            build(Request(self.wanted.folders, sizes, missing))
         except LoaderError as error:
             raise DatapathError(str(error)) from error
-        if not self._adopt():
-            raise DatapathError(f"the loader ended well, but {self.wanted.programs} does not hold all programs")
+        for programs in missing:
+            if not self._adopt(programs):
+                raise DatapathError(f"the loader ended well, but {programs.folder} does not hold all programs")
         return True
 
-    def _adopt(self) -> bool:
-        self.close()
-        try:
-            for hook in self.wanted.hooks:
-                self._loaded[hook] = bpf.open_pin(self.wanted.programs / _function(hook))
-        except FileNotFoundError:
-            self.close()
-            return False
-        folders = (self.wanted.tables, self.wanted.sockets)
-        if all(any((folder / name.lower()).exists() for folder in folders) for name in map_names()):
-            return True
-        self.close()  # a map's pin is gone: programs that use it can't be filled
-        return False
+    def _maps_are_there(self) -> bool:
+        """Whether all maps are pinned: programs that use one whose pin is gone can't be filled."""
+        folders = self.wanted.folders
+        return all((Path(folders[kind]) / name.lower()).exists() for name, kind in map_names(folders).items())
+
+    def _adopt(self, programs: ProgramSet) -> bool:
+        paths = [Path(programs.folder) / function for function in programs.functions]
+        for path in paths:
+            if old := self._loaded.pop(path, None):
+                old.close()
+            try:
+                self._loaded[path] = bpf.open_pin(path)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _program(self, hook: bpf.AttachType) -> bpf.Fd:
+        return self._loaded[Path(self.wanted.socket_programs.folder) / hook_function(hook)]
+
+    def tc_programs(self) -> dict[str, bpf.Fd]:
+        """The TC level's programs by their C functions; none where there is no TC level."""
+        programs = self.wanted.tc_programs
+        return {function: self._loaded[Path(programs.folder) / function] for function in programs.functions}
 
     def socket_folders(self) -> list[Path]:
         """Folders of the socket storages that are pinned, of every version; ours first."""
@@ -185,12 +90,11 @@ class Programs:
     def repin(self) -> list[str]:
         """Pin programs again whose pins someone removed; return what was missing. Raises OSError."""
         found: list[str] = []
-        for hook, program in self._loaded.items():
-            path = self.wanted.programs / _function(hook)
+        for path, program in self._loaded.items():
             if not path.exists():
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 bpf.pin(program, path)
-                found.append(f"{hook.name.lower()}: the program's pin was missing")
+                found.append(f"{path.name.removeprefix('lrp_')}: the program's pin was missing")
         return found
 
     def attach(self) -> list[str]:
@@ -215,7 +119,7 @@ class Programs:
 
     def _attach_hook(self, hook: bpf.AttachType, cgroup: int) -> str:
         path = self.wanted.link(hook)
-        program = self._loaded[hook]
+        program = self._program(hook)
         name = hook.name.lower()
         try:
             link = bpf.open_pin(path)
@@ -265,14 +169,16 @@ class Programs:
                         return folder.name
         return ""
 
-    def _detach_others(self) -> None:
-        """Detach what no hook of ours needs, nor sockets of another version."""
+    def others(self) -> list[Path]:
+        """Pins of links that no hook of ours needs, nor sockets of another version."""
         versions = [folder.name for folder in self.socket_folders() if folder != self.wanted.sockets]
         kept = {self.wanted.link(hook) for hook in self.wanted.hooks}
         kept |= {self.wanted.link(hook, version) for hook in self.wanted.hooks for version in versions}
-        for path in (self.wanted.root / "links").iterdir():
-            if path not in kept:
-                _remove_link(path)
+        return [path for path in (self.wanted.root / "links").glob("*") if path not in kept]
+
+    def _detach_others(self) -> None:
+        for path in self.others():
+            _remove_link(path)
 
     def release_sockets(self, folder: Path) -> None:
         """No socket remembers anything in this version's way any more: let go of its programs and maps.
@@ -288,8 +194,9 @@ class Programs:
         for path in self.wanted.root.glob("tables-*"):
             if path != self.wanted.tables:
                 shutil.rmtree(path, ignore_errors=True)
-        for path in self.wanted.tables.glob("programs-*"):
-            if path != self.wanted.programs:
+        kept = {Path(self.wanted.socket_programs.folder), Path(self.wanted.tc_programs.folder)}
+        for path in [*self.wanted.tables.glob("programs-*"), *self.wanted.tables.glob("tc-*")]:
+            if path not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
     def attached(self) -> dict[str, int]:
@@ -311,8 +218,8 @@ class Programs:
         try:
             return [
                 hook.name.lower()
-                for hook, program in self._loaded.items()
-                if bpf.prog_info(program).id not in bpf.attached_programs(directory, hook, effective=True)
+                for hook in self.wanted.hooks
+                if bpf.prog_info(self._program(hook)).id not in bpf.attached_programs(directory, hook, effective=True)
             ]
         finally:
             os.close(directory)
@@ -356,10 +263,6 @@ def _detach(link: bpf.Fd) -> None:
             raise
 
 
-def _function(hook: bpf.AttachType) -> str:
-    return f"lrp_{hook.name.lower()}"
-
-
 def _why_not_attached(error: OSError, cgroup_root: Path) -> str:
     if error.errno == errno.EPERM:
         return (
@@ -370,12 +273,17 @@ def _why_not_attached(error: OSError, cgroup_root: Path) -> str:
 
 
 def cleanup(bpf_root: Path) -> list[str]:
-    """Detach and unpin all of ours below a bpf root; return what was removed. Raises OSError."""
+    """Detach and unpin all of ours below a bpf root; return what was removed. Raises OSError.
+
+    What is attached to pods' links is no concern of this: see `links`.
+    """
     removed: list[str] = []
     for path in sorted(bpf_root.glob("links/*")):
         _remove_link(path)
         removed.append(f"link {path.name}")
-    for folder in sorted(path for kind in ("links", "tables-*", "sockets-v*") for path in bpf_root.glob(kind)):
+    for folder in sorted(
+        path for kind in ("links", "tables-*", "sockets-v*", "flows-v*") for path in bpf_root.glob(kind)
+    ):
         removed += [f"pin {path.relative_to(bpf_root)}" for path in sorted(folder.rglob("*")) if not path.is_dir()]
         shutil.rmtree(folder)
     return removed

@@ -32,6 +32,8 @@ class Command(IntEnum):
     PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
+    PROG_ATTACH = 8
+    PROG_DETACH = 9
     PROG_TEST_RUN = 10
     PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
@@ -85,6 +87,21 @@ class AttachType(IntEnum):
         return ProgType.CGROUP_SOCK if self is AttachType.INET_SOCK_RELEASE else ProgType.CGROUP_SOCK_ADDR
 
 
+class TcxHook(IntEnum):
+    """The hooks of a link (tcx, Linux 6.6): attach types too, but of links rather than cgroups."""
+
+    INGRESS = 46
+    EGRESS = 47
+
+
+class Place(IntEnum):
+    """Where in a tcx hook's list of programs one is to stand."""
+
+    FIRST = 1 << 3  # BPF_F_BEFORE, relative to nothing
+    LAST = 1 << 4  # BPF_F_AFTER
+
+
+_REPLACE = 1 << 2  # BPF_F_REPLACE
 _TRACE_ITER = 28  # the attach type of iterators
 QUERY_EFFECTIVE = 1  # BPF_F_QUERY_EFFECTIVE: with what ancestors attached
 
@@ -388,13 +405,30 @@ def load_iterator(instructions: bytes, target: int) -> Fd:
     return Fd(call(Command.PROG_LOAD, struct.pack("=24s44xI36xI", head, _TRACE_ITER, target)))
 
 
-def test_run(program: Fd, data: bytes) -> int:
-    """Run a program once on packet data; return its return value. Raises OSError."""
-    buffer = ctypes.create_string_buffer(data, len(data))
-    attributes = bytearray(struct.pack("=IIIIQQII", program.number, 0, len(data), 0, _pointer(buffer), 0, 1, 0))
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a test run gave. data: the packet as the program left it; nanoseconds: the mean of one repetition."""
+
+    value: int
+    data: bytes
+    nanoseconds: int
+
+
+def run_packet(program: Fd, data: bytes, *, repeat: int = 1, context: bytes = b"") -> RunResult:
+    """Run a program on packet data; the packet is not set back between repetitions.
+
+    context: a __sk_buff of which the kernel takes a few fields (mark, ifindex, gso_size ...), where they may be set.
+    Raises OSError.
+    """
+    given = ctypes.create_string_buffer(data, len(data))
+    left = ctypes.create_string_buffer(len(data) + 256)
+    ctx = ctypes.create_string_buffer(context, max(len(context), 1))
+    head = (program.number, 0, len(data), len(left), _pointer(given), _pointer(left), repeat, 0)
+    attributes = bytearray(struct.pack("=IIIIQQIIIIQQ", *head, len(context), 0, _pointer(ctx) if context else 0, 0))
     call(Command.PROG_TEST_RUN, attributes)
-    value: int = struct.unpack_from("=I", attributes, 4)[0]
-    return value
+    value, _, size = struct.unpack_from("=III", attributes, 4)
+    duration = struct.unpack_from("=I", attributes, 36)[0]
+    return RunResult(value, left.raw[:size], duration)
 
 
 def link_to_cgroup(program: Fd, cgroup: int, attach_type: AttachType) -> Fd:
@@ -423,13 +457,16 @@ def detach_link(link: Fd) -> None:
     call(Command.LINK_DETACH, struct.pack("=I", link.number))
 
 
-def attached_programs(cgroup: int, attach_type: AttachType, *, effective: bool) -> list[int]:
-    """Ids of the programs on a cgroup's hook; effective: with those of its ancestors. Raises OSError."""
+def attached_programs(target: int, attach_type: AttachType | TcxHook, *, effective: bool = False) -> list[int]:
+    """Ids of the programs on a hook, in the order in which they run. target: an open cgroup, or a link's index.
+
+    effective: with those of the cgroup's ancestors. Raises OSError (EINVAL where the kernel has no such hook).
+    """
     ids = (ctypes.c_uint32 * 64)()
     attributes = bytearray(
         struct.pack(
             "=IIIIQI4xQQQQ",
-            cgroup,
+            target,
             attach_type,
             QUERY_EFFECTIVE if effective else 0,
             0,
@@ -444,6 +481,24 @@ def attached_programs(cgroup: int, attach_type: AttachType, *, effective: bool) 
     call(Command.PROG_QUERY, attributes)
     number = struct.unpack_from("=I", attributes, 24)[0]
     return list(ids[:number])
+
+
+# --- Programs on links (tcx), without a bpf link of their own: they go with their network link and leave no pin.
+
+
+def attach_to_link(program: Fd, ifindex: int, hook: TcxHook, place: Place) -> None:
+    """Attach a program to a link of the caller's network namespace. Raises OSError (EEXIST where it is already)."""
+    call(Command.PROG_ATTACH, struct.pack("=6IQ", ifindex, program.number, hook, place, 0, 0, 0))
+
+
+def replace_on_link(program: Fd, old: Fd, ifindex: int, hook: TcxHook) -> None:
+    """Put a program into another one's place, atomically. Raises OSError (ENOENT where the old one is not there)."""
+    call(Command.PROG_ATTACH, struct.pack("=6IQ", ifindex, program.number, hook, _REPLACE, old.number, 0, 0))
+
+
+def detach_from_link(program: Fd, ifindex: int, hook: TcxHook) -> None:
+    """Take a program off a link. Raises OSError (ENOENT where it is not there)."""
+    call(Command.PROG_DETACH, struct.pack("=6IQ", ifindex, program.number, hook, 0, 0, 0, 0))
 
 
 # --- BTF

@@ -11,7 +11,9 @@ from lrp_operator.kernel import bpf
 
 SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 
-_GET_NETNS_COOKIE, _SET_RETVAL, _SKC_TO_MPTCP_SOCK = 122, 187, 196  # helper numbers, include/uapi/linux/bpf.h
+# Helper numbers, include/uapi/linux/bpf.h.
+_GET_NETNS_COOKIE, _KTIME_GET_COARSE_NS, _SET_RETVAL, _SKC_TO_MPTCP_SOCK = 122, 160, 187, 196
+_LOOPBACK = 1  # its index in every network namespace
 
 
 def _instruction(opcode: int, register: int = 0, immediate: int = 0) -> bytes:
@@ -40,6 +42,8 @@ class KernelFeatures:
     set_retval: bool
     compare_and_swap: bool
     mptcp: bool
+    coarse_time: bool
+    tcx: bool
 
 
 def _loads(attach_type: bpf.AttachType, code: bytes) -> bool:
@@ -67,12 +71,24 @@ def probe() -> KernelFeatures:
         set_retval=_loads(connect4, _ARGUMENT + _call(_SET_RETVAL) + _EXIT_1),
         compare_and_swap=_loads(connect4, _COMPARE_AND_SWAP + _EXIT_1),
         mptcp=_loads(connect4, _SOCKET_OF_CONTEXT + _call(_SKC_TO_MPTCP_SOCK) + _EXIT_1),
+        coarse_time=_loads(connect4, _call(_KTIME_GET_COARSE_NS) + _EXIT_1),
+        tcx=_has_tcx(),
     )
 
 
 def _has_ring_buffer() -> bool:
     try:
         bpf.Map.create(bpf.MapType.RINGBUF, 0, 0, 4096).close()
+    except PermissionError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _has_tcx() -> bool:
+    try:
+        bpf.attached_programs(_LOOPBACK, bpf.TcxHook.INGRESS)
     except PermissionError:
         raise
     except OSError:

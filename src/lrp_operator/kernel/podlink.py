@@ -58,18 +58,23 @@ class PodLink:
     cookie: int | None
 
 
-class PodLinks:
-    """Locates pods from one namespace, the node's: the calling thread's, unless another is given.
+@dataclass(frozen=True, slots=True)
+class PodInterface:
+    """One of a pod's links on the node. bridged: it is the port of a bridge (else the node routes to the pod)."""
 
-    For one thread at a time. namespaces: lists those in which pods may be. Raises NetnsCookieUnsupportedError where the
-    kernel tells no cookies, and OSError (from every method) where netlink can't be used.
+    ifindex: int
+    ifname: str
+    bridged: bool
+
+
+class PodFinder:
+    """Finds pods' links from one namespace, the node's: the calling thread's, unless another is given.
+
+    For one thread at a time. Raises OSError (from every method) where netlink can't be used.
     """
 
-    def __init__(self, where: Where | None = None, namespaces: Callable[[], NetnsListing] = list_netns) -> None:
-        self.own_cookie = own_netns_cookie() if where is None else netns_cookie(where)
+    def __init__(self, where: Where | None = None) -> None:
         self._rtnl = Rtnl(where)
-        self._list = namespaces
-        self._by_nsid: dict[int, NetnsRef] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -83,33 +88,42 @@ class PodLinks:
         """Let go of the namespace. May be called twice."""
         self._rtnl.close()
 
-    def locate(self, ips: Collection[bytes]) -> PodLink | None:
-        """The link of the pod that has these addresses; None if there is none (any more)."""
-        try:
-            return self.find(ips)
-        except NoPodLinkError:
-            return None
+    def interfaces(self, ips: Collection[bytes], links: Collection[Link]) -> tuple[PodInterface, ...]:
+        """All links of the pod that has these addresses: those that these lead to, and others into its namespace.
 
-    def find(self, ips: Collection[bytes]) -> PodLink:
-        """Do the same, but raise NoPodLinkError, which tells why there is none.
-
-        A pod's addresses must not lead to different links; one that leads nowhere does no harm beside one that does.
+        links: all of the node's, as `all_links` gives them. Raises NoPodLinkError, which tells why there is none.
         """
-        links: dict[int, Link] = {}
+        found: dict[int, Link] = {}
         refused: list[NoPodLinkError] = []
         for ip in ips:
             try:
                 link = self._link_of(ip)
-                links[link.index] = link
+                found[link.index] = link
             except NoPodLinkError as error:
                 refused.append(error)
-        if len(links) > 1:
-            names = ", ".join(sorted(link.name for link in links.values()))
-            raise NoPodLinkError(f"the pod's addresses lead to different links: {names}")
-        if not links:
+        if not found:
             raise refused[0] if refused else NoPodLinkError("the pod has no address")
-        (link,) = links.values()
-        return self._with_namespace(link)
+        spaces = {link.peer_nsid for link in found.values()}
+        found |= {link.index: link for link in links if link.peer_nsid in spaces and self.may_be_a_pods(link)}
+        return tuple(self.interface(link) for _, link in sorted(found.items()))
+
+    def all_links(self) -> list[Link]:
+        """Every link of the node's namespace."""
+        return self._rtnl.links()
+
+    def may_be_a_pods(self, link: Link) -> bool:
+        """Whether a link leads into another namespace and is not the node's own way to other machines."""
+        if link.kind not in _POINT_TO_POINT or link.peer_nsid is None:
+            return False
+        leading = link.master or link.index
+        return not self._rtnl.has_default_route(leading) and (
+            bool(link.master) or not self._rtnl.is_on_a_network(link.index)
+        )
+
+    def interface(self, link: Link) -> PodInterface:
+        """Describe a link."""
+        master = self._rtnl.link(link.master) if link.master else None
+        return PodInterface(link.index, link.name, master is not None and master.kind == "bridge")
 
     def _link_of(self, ip: bytes) -> Link:
         written = str(ip_address(ip))
@@ -179,6 +193,47 @@ class PodLinks:
                 return None
             time.sleep(pause)
             pause = min(pause * 2, 0.01)
+
+
+class PodLinks(PodFinder):
+    """Locates pods with their namespaces. namespaces: lists those in which pods may be.
+
+    Raises NetnsCookieUnsupportedError where the kernel tells no cookies.
+    """
+
+    def __init__(self, where: Where | None = None, namespaces: Callable[[], NetnsListing] = list_netns) -> None:
+        self.own_cookie = own_netns_cookie() if where is None else netns_cookie(where)
+        super().__init__(where)
+        self._list = namespaces
+        self._by_nsid: dict[int, NetnsRef] = {}
+
+    def locate(self, ips: Collection[bytes]) -> PodLink | None:
+        """The link of the pod that has these addresses; None if there is none (any more)."""
+        try:
+            return self.find(ips)
+        except NoPodLinkError:
+            return None
+
+    def find(self, ips: Collection[bytes]) -> PodLink:
+        """Do the same, but raise NoPodLinkError, which tells why there is none.
+
+        A pod's addresses must not lead to different links; one that leads nowhere does no harm beside one that does.
+        """
+        links: dict[int, Link] = {}
+        refused: list[NoPodLinkError] = []
+        for ip in ips:
+            try:
+                link = self._link_of(ip)
+                links[link.index] = link
+            except NoPodLinkError as error:
+                refused.append(error)
+        if len(links) > 1:
+            names = ", ".join(sorted(link.name for link in links.values()))
+            raise NoPodLinkError(f"the pod's addresses lead to different links: {names}")
+        if not links:
+            raise refused[0] if refused else NoPodLinkError("the pod has no address")
+        (link,) = links.values()
+        return self._with_namespace(link)
 
     def _with_namespace(self, link: Link) -> PodLink:
         assert link.peer_nsid is not None

@@ -118,17 +118,11 @@ class Rtnl:
         answer = self._ask(_GETLINK, _LINK.pack(0, 0, index, 0, 0) + target)
         if answer is None:
             return None
-        found = attributes(answer[_LINK.size :])
-        peer_nsid = found.get(_LINK_NSID)
-        return Link(
-            index=_LINK.unpack_from(answer)[2],
-            name=_text(found.get(_LINK_NAME, b"")),
-            kind=_text(attributes(found.get(_LINK_INFO, b"")).get(_INFO_KIND, b"")),
-            mac=found.get(_LINK_MAC, b""),
-            master=_number(found.get(_LINK_MASTER)),
-            peer=_number(found.get(_LINK_PEER)),
-            peer_nsid=None if peer_nsid is None else struct.unpack("=i", peer_nsid)[0],
-        )
+        return _link(answer)
+
+    def links(self) -> list[Link]:
+        """All links of this namespace."""
+        return [_link(answer) for _, answer in self._netlink.dump(_GETLINK, _LINK.pack(0, 0, 0, 0, 0))]
 
     def has_default_route(self, index: int) -> bool:
         """Whether a default route, of either family and in any table, leaves by a link."""
@@ -192,6 +186,20 @@ class Rtnl:
             return None
         number: int = struct.unpack("=i", found)[0]
         return number if number >= 0 else None
+
+
+def _link(answer: bytes) -> Link:
+    found = attributes(answer[_LINK.size :])
+    peer_nsid = found.get(_LINK_NSID)
+    return Link(
+        index=_LINK.unpack_from(answer)[2],
+        name=_text(found.get(_LINK_NAME, b"")),
+        kind=_text(attributes(found.get(_LINK_INFO, b"")).get(_INFO_KIND, b"")),
+        mac=found.get(_LINK_MAC, b""),
+        master=_number(found.get(_LINK_MASTER)),
+        peer=_number(found.get(_LINK_PEER)),
+        peer_nsid=None if peer_nsid is None else struct.unpack("=i", peer_nsid)[0],
+    )
 
 
 def _neighbour(index: int, ip: bytes, state: int = 0, flags: int = 0) -> bytes:

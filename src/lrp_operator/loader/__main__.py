@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from lrp_operator.kernel import bpf
-from lrp_operator.loader.messages import Failure, Manifest, Request
+from lrp_operator.loader.messages import Failure, Manifest, Program, Request
 from lrp_operator.loader.sources import bpf_directory, map_names
 
 # Where distributions put python3-bpfcc (pure ctypes, for any Python 3); a virtual environment does not look there.
@@ -51,51 +51,53 @@ def _compile(bcc: ModuleType, step: str, source: str, defines: Mapping[str, int 
 
 def _open_maps(request: Request) -> dict[str, bpf.Fd]:
     found: dict[str, bpf.Fd] = {}
-    for name in map_names():
-        for folder in (request.tables, request.sockets):
-            path = Path(folder) / name.lower()
-            if path.exists():
-                found[name] = bpf.open_pin(path)
+    for name, kind in map_names(request.folders).items():
+        path = Path(request.folders[kind]) / name.lower()
+        if path.exists():
+            found[name] = bpf.open_pin(path)
     return found
 
 
 def _ensure_maps(bcc: ModuleType, request: Request) -> dict[str, bpf.Fd]:
-    maps = _open_maps(request)
-    if len(maps) == len(map_names()):
+    wanted, maps = map_names(request.folders), _open_maps(request)
+    if len(maps) == len(wanted):
         return maps
-    folders = {"LRP_TABLES": f'"{request.tables}/"', "LRP_SOCKETS": f'"{request.sockets}/"'}
+    folders = {f"LRP_{kind}": f'"{folder}/"' for kind, folder in request.folders.items()}
     _compile(bcc, "maps", "maps.c", {**folders, **request.map_defines})
     maps = _open_maps(request)
-    missing = [name.lower() for name in map_names() if name not in maps]
+    missing = [name.lower() for name in wanted if name not in maps]
     if missing:  # BCC does not tell
-        raise LoadError("maps", f"BCC did not pin {', '.join(missing)}: is {request.tables} on a bpffs?")
+        raise LoadError("maps", f"BCC did not pin {', '.join(missing)}: is {request.folders['TABLES']} on a bpffs?")
     return maps
 
 
 def _load(request: Request) -> Manifest:
-    for folder in (request.tables, request.sockets):
+    for folder in request.folders.values():
         Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
     bcc = _import_bcc()
-    maps = _ensure_maps(bcc, request)
-    descriptors = {f"LRP_FD_{name}": fd.number for name, fd in maps.items()}
-    module = _compile(bcc, "compile", request.source, {**descriptors, **request.program_defines})
-    ids: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    unfinished = Path(f"{request.programs}_unfinished")  # a bpffs takes no dots
-    _remove_folder(unfinished)
-    unfinished.mkdir(mode=0o700)
-    for name, attach_type in request.hooks.items():
-        try:
-            program_type = bpf.AttachType(attach_type).program_type
-            function = module.load_func(name, program_type, attach_type=attach_type)
-        except Exception as error:  # bcc raises nothing narrower
-            raise LoadError("load", str(error), name) from error
-        program = bpf.Fd(function.fd)
-        bpf.pin(program, unfinished / name)
-        ids[name] = bpf.prog_info(program).id
-        sizes[name] = len(module.dump_func(name)) // 8
-    unfinished.rename(request.programs)
-    return Manifest(ids, sizes, getattr(bcc, "__version__", "unknown"))
+    descriptors = {f"LRP_FD_{name}": fd.number for name, fd in _ensure_maps(bcc, request).items()}
+    manifest = Manifest({}, {}, getattr(bcc, "__version__", "unknown"))
+    for programs in request.sets:
+        unfinished = Path(f"{programs.folder}_unfinished")  # a bpffs takes no dots
+        _remove_folder(unfinished)
+        unfinished.mkdir(mode=0o700)
+        module = _compile(bcc, "compile", programs.source, {**descriptors, **programs.defines})
+        for name, kind in programs.functions.items():
+            _load_program(module, name, kind, unfinished, manifest)
+        unfinished.rename(programs.folder)
+    return manifest
+
+
+def _load_program(module: Any, name: str, kind: Program, folder: Path, manifest: Manifest) -> None:
+    """Load one function, pin it in a folder, and enter it in the manifest."""
+    try:
+        function = module.load_func(name, kind.type, attach_type=kind.attach_type)
+    except Exception as error:  # bcc raises nothing narrower
+        raise LoadError("load", str(error), name) from error
+    program = bpf.Fd(function.fd)
+    bpf.pin(program, folder / name)
+    manifest.programs[name] = bpf.prog_info(program).id
+    manifest.instructions[name] = len(module.dump_func(name)) // 8
 
 
 def _remove_folder(folder: Path) -> None:

@@ -3,21 +3,35 @@
 from msgspec import Struct
 
 
+class Program(Struct, frozen=True):
+    """A C function that is to be a program. type, attach_type: bpf(2)'s numbers for what it is and where it may go."""
+
+    type: int
+    attach_type: int = 0
+
+
+class ProgramSet(Struct, frozen=True):
+    """Programs that are compiled from one file of bpf/ and pinned in one folder, all of them or none.
+
+    functions: C function -> what it is. defines: preprocessor constants.
+    """
+
+    source: str
+    folder: str
+    functions: dict[str, Program]
+    defines: dict[str, int]
+
+
 class Request(Struct, frozen=True):
     """What to build. All paths are on a bpffs.
 
-    tables, sockets: folders of the maps' pins (those that exist are kept). programs: folder to pin programs in; made by
-    the child, whole or not at all. source: file name in bpf/. hooks: C function -> expected attach type.
-    map_defines, program_defines: preprocessor constants of bpf/maps.c and of the source.
+    folders: kind of maps (`sources.MAP_KINDS`) -> folder of their pins; what is pinned there already is kept, and a
+    kind without a folder is not made. map_defines: preprocessor constants of bpf/maps.c.
     """
 
-    tables: str
-    sockets: str
-    programs: str
-    source: str
-    hooks: dict[str, int]
+    folders: dict[str, str]
     map_defines: dict[str, int]
-    program_defines: dict[str, int]
+    sets: list[ProgramSet]
 
 
 class Manifest(Struct, frozen=True):

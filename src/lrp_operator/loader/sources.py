@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent.parent
@@ -19,9 +20,15 @@ def bpf_directory() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent.parent / "bpf"
 
 
-def map_names() -> list[str]:
-    """Return every map that maps.h knows, as it spells them: FRONTENDS4 ..."""
-    return re.findall(r"LRP_FD_(\w+)\)", (bpf_directory() / "maps.h").read_text())
+MAP_KINDS = {"TABLES": r".*", "SOCKETS": r"PLACES.|\w+_PEERS.", "FLOWS": r"FLOWS.|RECENT.|FRAGMENTS."}
+"""Maps are pinned in one folder for each kind (bpf/maps.c): what the node redirects, what sockets remember, flows."""
+
+
+def map_names(kinds: Iterable[str]) -> dict[str, str]:
+    """Return the maps of some kinds, as maps.h spells them (FRONTENDS4 ...), with the kind of each."""
+    names = re.findall(r"LRP_FD_(\w+)\)", (bpf_directory() / "maps.h").read_text())
+    kind_of = {name: kind for kind, pattern in MAP_KINDS.items() for name in names if re.fullmatch(pattern, name)}
+    return {name: kind for name, kind in kind_of.items() if kind in kinds}
 
 
 def digest(patterns: list[str], *more: str) -> str:

@@ -60,7 +60,7 @@ class Ring:
         writer = self.writers.setdefault(len(content), bpf.Fd(-1))
         if writer.number < 0:
             writer = self.writers[len(content)] = output(self.map, len(content))
-        return bpf.test_run(writer, content.ljust(64, b"\0")) == 0
+        return bpf.run_packet(writer, content.ljust(64, b"\0")).value == 0
 
     def close(self) -> None:
         self.reader.close()
@@ -116,9 +116,9 @@ def test_what_was_discarded_is_passed_over(ring: Ring) -> None:
     thrown_away = discard(ring.map)
     with thrown_away:
         assert ring.write(content(1))
-        bpf.test_run(thrown_away, bytes(64))
+        bpf.run_packet(thrown_away, bytes(64))
         assert ring.write(content(2))
-        bpf.test_run(thrown_away, bytes(64))
+        bpf.run_packet(thrown_away, bytes(64))
     assert ring.reader.read() == [content(1), content(2)]
     assert ring.reader.read() == []
     assert not is_readable(ring)  # the space of what was discarded has been given back too

@@ -5,7 +5,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,6 +23,7 @@ from lrp_operator.datapath.model import (
     KernelBackend,
     KernelFrontend,
     KernelSkip,
+    PodPlace,
     RedirectEvent,
 )
 from lrp_operator.resolve.model import Delta, FrontendEntry, SkipEntry
@@ -109,7 +110,9 @@ class FakeDatapath:
     def skips(self) -> list[KernelSkip]:
         self._called("skips")
         return [
-            KernelSkip(4711, frontend, skip.pod) for skip in self.kernel_skips.values() for frontend in skip.frontends
+            KernelSkip(4711, 0, frontend, skip.pod)
+            for skip in self.kernel_skips.values()
+            for frontend in skip.frontends
         ]
 
     def hits(self) -> dict[L4Addr, Hits]:
@@ -122,6 +125,12 @@ class FakeDatapath:
         return DatapathStatus(
             self.in_force, self.message, {"connect4": 17}, (missing,), (), {"ipv4": len(self.kernel)}, {"ipv4": 1024}
         )
+
+    def want_pods(self, pods: Mapping[str, PodPlace]) -> None:
+        self.pods = dict(pods)
+
+    def pod_of_link(self, ifindex: int) -> str | None:  # noqa: ARG002 - no link is known
+        return None
 
     def relocate(self) -> None:
         self._called("relocate")

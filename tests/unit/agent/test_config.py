@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lrp_operator.agent.config import SETTINGS, ConfigError, Loaded, Settings, load
-from lrp_operator.datapath.model import SocketLevel
+from lrp_operator.agent.config import POLICIES_ONLY, SETTINGS, ConfigError, Loaded, Settings, load
+from lrp_operator.datapath.model import SocketLevel, TcLevel
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ SEED_CLUSTER_IP_ONLY = """
 kubeProxyReplacement: false
 localRedirectPolicy: true
 """
+SEEDS = (SEED_REPLACED, SEED_HOST_ONLY, SEED_SOCKETS, SEED_CLUSTER_IP_ONLY)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,8 @@ localRedirectPolicy: true
         (SEED_REPLACED, SocketLevel.EVERYWHERE, True),
         (SEED_HOST_ONLY, SocketLevel.HOST_ONLY, True),
         (SEED_SOCKETS, SocketLevel.EVERYWHERE, False),
+        (SEED_CLUSTER_IP_ONLY, SocketLevel.OFF, False),
+        ("socketLB: {enabled: false}", SocketLevel.OFF, False),
         ("socketLB: {enabled: true, hostNamespaceOnly: true}", SocketLevel.HOST_ONLY, False),
         ("kubeProxyReplacement: 'true'", SocketLevel.EVERYWHERE, True),
         ("kubeProxyReplacement: strict", SocketLevel.EVERYWHERE, True),
@@ -61,8 +64,6 @@ def test_modes(config: Path, text: str, level: SocketLevel, *, replaced: bool) -
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (SEED_CLUSTER_IP_ONLY, "comes with the TC level"),
-        ("socketLB: {enabled: false}", "comes with the TC level"),
         ("kubeProxyReplacement: true\nsocketLB: {enabled: false}", "includes the socket level"),
         ("socketLB: {enabled: false, hostNamespaceOnly: true}", "needs the socket level"),
         ("enableIPv4: false\nenableIPv6: false", "both false"),
@@ -142,8 +143,21 @@ def test_deprecated_spellings_are_told(config: Path) -> None:
 
 def test_what_does_not_work_yet_is_told(config: Path) -> None:
     assert "NodePort" in from_file(config, SEED_REPLACED).mode.notes[0]
-    assert "pods follow when the TC level comes" in from_file(config, SEED_HOST_ONLY).mode.notes[1]
-    assert from_file(config, SEED_SOCKETS).mode.notes == ()
+    assert from_file(config, SEED_HOST_ONLY).mode.notes == from_file(config, SEED_REPLACED).mode.notes
+    assert from_file(config, SEED_SOCKETS).mode.notes == from_file(config, SEED_CLUSTER_IP_ONLY).mode.notes == ()
+
+
+def test_the_tc_level_is_for_pods_whose_sockets_are_left_alone(config: Path) -> None:
+    tc = {text: from_file(config, text).mode.tc_level for text in SEEDS}
+    assert tc == {
+        SEED_REPLACED: TcLevel.OFF,
+        SEED_HOST_ONLY: TcLevel.PODS,
+        SEED_SOCKETS: TcLevel.OFF,
+        SEED_CLUSTER_IP_ONLY: TcLevel.PODS,
+    }
+    datapath = from_file(config, SEED_CLUSTER_IP_ONLY + "bpf: {ctTcpMax: 1000}\n").datapath(Path("/b"), Path("/c"))
+    assert (datapath.socket_level, datapath.tc_level, datapath.max_flows) == (SocketLevel.OFF, TcLevel.PODS, 1000)
+    assert datapath.max_frontends == 2 * POLICIES_ONLY, "backends' own addresses take room too"
 
 
 def test_the_datapath_gets_its_part() -> None:

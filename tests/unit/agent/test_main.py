@@ -42,7 +42,10 @@ def test_version() -> None:
         (["--manifests", "d"], "which node is this? Give --node-name NAME"),
         (["--manifests", "d", "--node-name", "n", "--config", "none.yaml"], "none.yaml: can't be read"),
         (["--manifests", "d", "--node-name", "n", "--enable-ipv4", "no"], "--enable-ipv4: enableIPv4: must be true or"),
-        (["--manifests", "d", "--node-name", "n", "--bpf-lb-sock=false"], "comes with the TC level"),
+        (
+            ["--manifests", "d", "--node-name", "n", "--bpf-lb-sock=false", "--kube-proxy-replacement=true"],
+            "kubeProxyReplacement: true includes the socket level",
+        ),
         (["--manifests", "d", "--node-name", "n", "--metrics-bind-address", "x"], "'x' is no address such as"),
     ],
 )
@@ -58,8 +61,8 @@ def test_an_unknown_flag_is_usage_too() -> None:
 
 
 def test_variables_count(tmp_path: Path) -> None:
-    result = lrp_agent("--manifests", str(tmp_path), K8S_NODE_NAME="n", LRP_BPF_LB_SOCK="false")
-    assert "comes with the TC level" in result.stderr
+    result = lrp_agent("--manifests", str(tmp_path), K8S_NODE_NAME="n", LRP_BPF_LB_SOCK="no")
+    assert "LRP_BPF_LB_SOCK: socketLB.enabled: must be true or false" in result.stderr
 
 
 def test_cleanup_leaves_a_running_agents_pins_alone(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from lrp_operator.cli.survey import Live
 from lrp_operator.sources.manifests import read_manifests
 
 EVERYWHERE = "socket level for every pod and the node, kube-proxy stays"
-HOST_ONLY = "socket level in the node's own namespace only, kube-proxy stays"
+TC_ONLY = "TC level for pods, kube-proxy stays"
 
 POLICY = """
 apiVersion: cilium.io/v2
@@ -162,7 +162,7 @@ REPORTS = {
     ),
     "worker-2": NodeReport("1.0", EVERYWHERE, in_force=True),
     "worker-3": NodeReport("1.0", EVERYWHERE, in_force=False, message="The cgroup does not cover the pods."),
-    "worker-4": NodeReport("1.0", HOST_ONLY, in_force=True, policies=(reported("metadata", 1),)),
+    "worker-4": NodeReport("1.0", TC_ONLY, in_force=True, policies=(reported("metadata", 1),)),
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from lrp_operator.api.addresses import L4Addr, Protocol
-from lrp_operator.datapath.layout import client_key
+from lrp_operator.datapath.layout import CLIENT_BY_LINK, client_key
 from lrp_operator.datapath.skips import SkipTable
 from lrp_operator.resolve.model import SkipEntry
 
@@ -31,13 +31,13 @@ class DictMap(dict[bytes, bytes]):
 
 
 class Finder:
-    """Says where pods are: a cookie, None, or an error."""
+    """Says what the kernel knows pods by: numbers, None, or an error."""
 
     def __init__(self) -> None:
-        self.answer: int | OSError | None = 7
+        self.answer: tuple[int, ...] | OSError | None = (7,)
         self.asked = 0
 
-    def __call__(self, _entry: SkipEntry) -> int | None:
+    def __call__(self, _entry: SkipEntry) -> tuple[int, ...] | None:
         self.asked += 1
         if isinstance(self.answer, OSError):
             raise self.answer
@@ -54,10 +54,14 @@ def test_a_pod_is_looked_for_once_until_links_change() -> None:
     table.want(POD.pod, POD)
     assert passes(table) == passes(table) == []
     assert (set(kernel), finder.asked) == ({client_key(7, FRONTEND)}, 1)
-    finder.answer = 8
+    finder.answer = (8, CLIENT_BY_LINK | 9)
     table.relocate()
     assert passes(table) == []
-    assert set(kernel) == {client_key(8, FRONTEND)}
+    assert set(kernel) == {client_key(8, FRONTEND), client_key(CLIENT_BY_LINK | 9, FRONTEND)}
+    assert {(one.netns_cookie, one.ifindex, one.pod) for one in table.kernel_view()} == {
+        (8, 0, POD.pod),
+        (0, 9, POD.pod),
+    }
 
 
 def test_an_exemption_stays_while_the_kernel_can_not_be_asked() -> None:

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Template, once per FAMILY: the flows of the TC level, and the way of a packet through them.
+ *
+ *   recent4/6      LRU    what is new or short: TCP from its SYN to the answer, UDP
+ *   flows4/6       hash   TCP connections that were answered; the agent sweeps out those that have ended or gone silent
+ *   fragments4/6   LRU    datagrams in pieces: what became of the first piece
+ *
+ * A flow has two entries, one for its client's packets and one for the replies; each says what the packet becomes. Both
+ * are keyed by the packet as it comes, and by the pod's link. Which table is looked in follows from the packet, so that
+ * one look-up tells whose it is: a SYN, its answer (SYN-ACK, or a RST without a sequence number) and UDP are in the
+ * first, all else of TCP is in the second. Only a SYN or a datagram to a frontend begins a flow. Other TCP packets that
+ * are in no table pass: they belong to connections that are older than the frontend.
+ *
+ * Established connections can't be displaced by new flows, for these wait in the LRU until they are answered. When
+ * `flows` is full the connection is not redirected: its SYN-ACK is dropped, and the client's next SYN passes untouched.
+ *
+ * Towards a backend, a flow must be told from every other flow of its pod, and from what the pod sends to the backend
+ * itself. So a backend's own address is a frontend too (RUN_DIRECT), whose flows become what they are; and a flow whose
+ * source port is taken towards its backend gets another one.
+ *
+ * Entries are changed in place: the kernel replaces a hash entry by another one, and a reader may see neither.
+ */
+
+/* A flow's packets, seen from the other end. */
+INLINE void F(reverse)(struct F(tuple) * to, const struct F(tuple) * from)
+{
+	F(copy_ip)(to->saddr, from->daddr);
+	F(copy_ip)(to->daddr, from->saddr);
+	to->sport = from->dport;
+	to->dport = from->sport;
+}
+
+INLINE bool F(same_tuple)(const struct F(tuple) * a, const struct F(tuple) * b)
+{
+	return !(F(ip_differs)(a->saddr, b->saddr) | F(ip_differs)(a->daddr, b->daddr) | (a->sport ^ b->sport) |
+		 (a->dport ^ b->dport));
+}
+
+/* Whether an entry's flow may still send something. */
+INLINE bool F(is_alive)(const struct F(flow) * flow, u8 protocol, u32 now)
+{
+	u32 age = now - flow->seen;
+
+	if (flow->flags & FLOW_RESET || (flow->flags & FLOW_FIN_SENT && flow->flags & FLOW_FIN_BACK))
+		return age <= LRP_ENDED_LIFETIME;
+	return age <= (protocol == IPPROTO_UDP ? LRP_UDP_LIFETIME : LRP_HALF_OPEN_LIFETIME);
+}
+
+/* The key of a flow's other direction. */
+INLINE void F(other_key)(struct F(flow_key) * other, const struct F(flow_key) * key, const struct F(flow) * flow)
+{
+	F(reverse)(&other->tuple, &flow->becomes);
+	other->ifindex = key->ifindex;
+	other->protocol = key->protocol;
+	other->way = flow->flags & FLOW_BOUNCE ? FROM_POD : key->way ^ 1;
+	other->pad = 0;
+}
+
+/* Is this the entry of packets that become `tuple`? */
+INLINE bool F(leads_to)(const struct F(flow) * flow, const struct F(tuple) * tuple)
+{
+	return F(same_tuple)(&flow->becomes, tuple);
+}
+
+/*
+ * Whether replies with this key are some other flow's. back: what they would become for ours.
+ * An established connection keeps its port however long it is silent.
+ */
+INLINE bool F(is_taken)(const struct F(flow_key) * reply, const struct F(tuple) * back, u32 now)
+{
+	struct F(flow) *found = bpf_map_lookup_elem(F(map_recent), (void *)reply);
+
+	if (found && !F(leads_to)(found, back) && F(is_alive)(found, reply->protocol, now))
+		return true;
+	if (reply->protocol != IPPROTO_TCP)
+		return false;
+	found = bpf_map_lookup_elem(F(map_flows), (void *)reply);
+	if (!found || F(leads_to)(found, back))
+		return false;
+	return !(found->flags & (FLOW_RESET | FLOW_FIN_SENT | FLOW_FIN_BACK)) || F(is_alive)(found, IPPROTO_TCP, now);
+}
+
+/* Find a source port that tells this flow's replies from all others; begin with its own. */
+INLINE bool F(find_port)(const struct F(flow_key) * key, struct F(flow) * flow, struct F(flow_key) * reply, u32 now)
+{
+	struct F(tuple) back;
+	int try;
+
+	F(reverse)(&back, &key->tuple);
+	F(other_key)(reply, key, flow);
+#pragma clang loop unroll(disable)
+	for (try = 0; try < LRP_PORT_TRIES; try++) {
+		if (!F(is_taken)(reply, &back, now)) {
+			flow->becomes.sport = reply->tuple.dport;
+			return true;
+		}
+		/* Above the ports that clients are usually given, so that few are taken. */
+		reply->tuple.dport = bpf_htons(61000 + (bpf_get_prandom_u32() & 4095));
+	}
+	return false;
+}
+
+/* Set an entry in the LRU, in place where there is one. */
+INLINE bool F(put_recent)(const struct F(flow_key) * key, const struct F(flow) * flow)
+{
+	struct F(flow) *found = bpf_map_lookup_elem(F(map_recent), (void *)key);
+
+	if (found) {
+		*found = *flow;
+		return true;
+	}
+	return !bpf_map_update_elem(F(map_recent), (void *)key, (void *)flow, BPF_ANY);
+}
+
+/* The same in the hash. False: it is full. */
+INLINE bool F(put_established)(const struct F(flow_key) * key, const struct F(flow) * flow)
+{
+	struct F(flow) *found = bpf_map_lookup_elem(F(map_flows), (void *)key);
+
+	if (found) {
+		*found = *flow;
+		return true;
+	}
+	return !bpf_map_update_elem(F(map_flows), (void *)key, (void *)flow, BPF_NOEXIST);
+}
+
+/* The entry for replies, made from the one for the client's packets. */
+INLINE void F(make_reply)(struct F(flow) * back, const struct F(flow_key) * key, const struct F(flow) * flow)
+{
+	F(reverse)(&back->becomes, &key->tuple);
+	back->seen = flow->seen;
+	back->flags = FLOW_REPLY | (flow->flags & FLOW_BOUNCE);
+}
+
+/*
+ * Begin a flow: `flow->becomes` has the backend; the source address and port are decided here. False: it can't be.
+ * The reply's entry comes first, for a packet that is sent must find its way back.
+ */
+INLINE bool F(begin)(const struct F(flow_key) * key, struct F(flow) * flow, u32 now)
+{
+	struct F(flow_key) reply;
+	struct F(flow) back = {};
+
+	flow->becomes.sport = key->tuple.sport;
+	flow->seen = now;
+	if (!F(find_port)(key, flow, &reply, now))
+		return false;
+	F(make_reply)(&back, key, flow);
+	return F(put_recent)(&reply, &back) && F(put_recent)(key, flow);
+}
+
+/* Later fragments carry no ports: remember for them what became of the first. */
+INLINE void F(note_fragment)(const struct F(packet) * p, const struct F(flow) * flow)
+{
+	struct F(flow_key) key = p->key;
+
+	key.tuple.sport = p->id;
+	key.tuple.dport = p->id >> 16;
+	/* A lost entry costs a datagram; its sender will not wait for it longer than for one lost on the way. */
+	bpf_map_update_elem(F(map_fragments), &key, (void *)flow, BPF_ANY);
+}
+
+/* Give a packet the addresses and ports that it becomes, and send it on its way. */
+INLINE int F(rewrite)(struct __sk_buff *skb, const struct F(packet) * p, const struct F(flow) * flow)
+{
+	const struct F(tuple) *to = &flow->becomes;
+	u32 change, check;
+
+	if (F(same_tuple)(&p->key.tuple, to) && p->part != LATER_FRAGMENT)
+		return TC_NEXT;
+	if (p->part == FIRST_FRAGMENT)
+		F(note_fragment)(p, flow);
+	change = F(address_difference)(&p->key.tuple, to);
+	if (!F(write_addresses)(skb, ETH_LENGTH, to, change, RECOMPUTE_CHECKSUM))
+		return TC_DROP;
+	if (p->part != LATER_FRAGMENT) {
+		check = p->l4 + (p->key.protocol == IPPROTO_TCP ? TCP_CHECK : UDP_CHECK);
+		if (bpf_l4_csum_replace(skb, check, 0, change,
+					PSEUDO_HEADER | (p->key.protocol == IPPROTO_UDP ? KEEP_ZERO : 0)) ||
+		    !write_ports(skb, p->l4, p->key.protocol, to->sport, to->dport,
+				 port_word(p->key.tuple.sport, p->key.tuple.dport)))
+			return TC_DROP;
+	}
+	return send_on(skb, flow->flags, flow->mac);
+}
+
+/* A later fragment: its key has the datagram's identification for ports. */
+INLINE enum verdict F(find_fragment)(struct F(packet) * p, struct F(flow) * becomes)
+{
+	struct F(flow) * first;
+
+	p->key.tuple.sport = p->id;
+	p->key.tuple.dport = p->id >> 16;
+	first = bpf_map_lookup_elem(F(map_fragments), &p->key);
+	if (!first)
+		return PASS;
+	*becomes = *first;
+	return TRANSLATE;
+}
+
+/* TCP: note an end in both entries, for either may be the one that is looked at. */
+INLINE void F(note_end)(const struct F(packet) * p, struct F(flow) * flow)
+{
+	u8 mark = p->flags & TCP_RST ? FLOW_RESET : flow->flags & FLOW_REPLY ? FLOW_FIN_BACK : FLOW_FIN_SENT;
+	struct F(flow_key) key;
+	struct F(flow) * other;
+
+	flow->flags |= mark;
+	F(other_key)(&key, &p->key, flow);
+	other = bpf_map_lookup_elem(F(map_flows), &key);
+	if (other)
+		other->flags |= mark;
+}
+
+/* TCP: the backend has answered a SYN. The connection moves to where it is safe. STRANGE: it was not the last SYN. */
+INLINE enum establishing F(establish)(const struct F(flow_key) * key, struct F(flow) * back)
+{
+	struct F(flow_key) forward;
+	struct F(flow) * found, copy;
+	struct F(tuple) to;
+
+	F(other_key)(&forward, key, back);
+	F(reverse)(&to, &key->tuple);
+	found = bpf_map_lookup_elem(F(map_recent), &forward);
+	if (!found || !F(leads_to)(found, &to))
+		return STRANGE;
+	found->seen = back->seen;
+	copy = *found;
+	if (F(put_established)(&forward, &copy)) {
+		copy = *back;
+		if (F(put_established)(key, &copy))
+			return ESTABLISHED;
+		bpf_map_delete_elem(F(map_flows), &forward);
+	}
+	/* The client will send its SYN again, which then passes untouched; until then the backend's answers are lost. */
+	found->flags |= FLOW_RESET;
+	back->flags |= FLOW_RESET;
+	return FULL;
+}
+
+/* TCP: the answer to a SYN, or a reset that comes instead. */
+INLINE enum verdict F(answer)(const struct F(packet) * p, struct F(flow) * becomes, u32 now)
+{
+	struct F(flow) *back = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
+	enum establishing outcome;
+
+	if (!back || !(back->flags & FLOW_REPLY))
+		return PASS;
+	if (back->flags & FLOW_RESET)
+		return DROP;
+	back->seen = now;
+	if (p->flags & TCP_SYN) {
+		outcome = F(establish)(&p->key, back);
+		if (outcome == FULL)
+			count(0, ACTION_FAILED);
+		if (outcome != ESTABLISHED)
+			return DROP;
+	}
+	*becomes = *back;
+	return TRANSLATE;
+}
+
+/* TCP: a packet of a connection that was answered. */
+INLINE enum verdict F(go_on)(const struct F(packet) * p, struct F(flow) * becomes, u32 now)
+{
+	struct F(flow) *flow = bpf_map_lookup_elem(F(map_flows), (void *)&p->key);
+
+	if (!flow)
+		return PASS;
+	if (p->flags & (TCP_FIN | TCP_RST))
+		F(note_end)(p, flow);
+	if (flow->seen != now)
+		flow->seen = now;
+	*becomes = *flow;
+	return TRANSLATE;
+}
+
+/* UDP: an answer. */
+INLINE enum verdict F(answer_datagram)(const struct F(packet) * p, struct F(flow) * becomes, u32 now)
+{
+	struct F(flow) *back = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
+
+	if (!back || !(back->flags & FLOW_REPLY))
+		return PASS;
+	if (back->seen != now)
+		back->seen = now;
+	*becomes = *back;
+	return TRANSLATE;
+}
+
+/* UDP: whether a known flow's replies are still its own; looked at once in each unit of time. */
+INLINE bool F(is_answerable)(const struct F(flow_key) * key, struct F(flow) * flow, u32 now)
+{
+	struct F(flow_key) reply;
+	struct F(flow) back = {}, *found;
+
+	if (flow->seen == now)
+		return true;
+	F(other_key)(&reply, key, flow);
+	F(make_reply)(&back, key, flow);
+	back.seen = now;
+	found = bpf_map_lookup_elem(F(map_recent), &reply);
+	if (found ? !F(leads_to)(found, &back.becomes) : !F(put_recent)(&reply, &back))
+		return false;
+	flow->seen = now;
+	return true;
+}
