@@ -19,8 +19,10 @@ from typing import Self
 import msgspec
 
 from benchmarks.netfilter import services
+from benchmarks.packets import Scene
 from benchmarks.program import Wish
-from benchmarks.topology import BenchmarkError, Client, Stand, compile_measure
+from benchmarks.runner import Runner
+from benchmarks.topology import BenchmarkError, Client, Stand, compile_c
 from lab import Node
 from lrp_operator.kernel import bpf
 from lrp_operator.resolve.model import FrontendEntry
@@ -42,7 +44,7 @@ class Stage:
     def __enter__(self) -> Self:
         self._directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lrp-bench-")))
         try:
-            self._measure = compile_measure(self._directory)
+            self._measure = compile_c("measure.c", self._directory)
         except BaseException:
             self._stack.close()
             raise
@@ -98,6 +100,26 @@ class Stage:
             self._child("benchmarks.program", msgspec.json.encode(wish), path)
             self._cgroups[name] = Path(wish.cgroup)
         return self._cgroups[name]
+
+    def packets(self, name: str, frontends: int, sources: Path | None) -> Scene:
+        """The product's TC level on tables of its own, attached nowhere: for packets that are run through it."""
+        wish = Wish(
+            bpf_root=str(self.stand.node.bpf / name),
+            cgroup=str(self.stand.seat(name)),
+            backend=self.stand.backend.ipv4,
+            frontends=frontends,
+            tc=True,
+            mirrors=True,
+        )
+        path = {"PYTHONPATH": str(self._checkout(name, sources))} if sources else {}
+        self._child("benchmarks.program", msgspec.json.encode(wish), path)
+        return Scene(name, Path(wish.bpf_root), self.stand.client.veth.index)
+
+    def runner(self) -> Runner:
+        """Start what runs packets through programs, on the shared node."""
+        runner = Runner(self.stand.node, compile_c("testrun.c", self._directory))
+        self._stack.callback(runner.end)
+        return runner
 
     def rival(self, name: str, frontends: int) -> Path:
         """The prototype of the usual scheme on a cgroup of its own; rows that name the same one share it."""

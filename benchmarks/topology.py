@@ -21,26 +21,25 @@ FRONTEND = "10.96.0.1"
 TCP_PORT, UDP_PORT, OWN_PORT = 80, 53, 54
 """The same numbers on the frontend and on the backend. OWN_PORT: where a client answers itself (measure.c)."""
 
-_SOURCE = Path(__file__).parent / "measure.c"
+_HERE = Path(__file__).parent
 
 
 class BenchmarkError(Exception):
     """Something is missing on this machine, or did not work; the text is for people."""
 
 
-def compile_measure(directory: Path) -> Path:
-    """Compile the measuring program into a directory."""
+def compile_c(name: str, directory: Path) -> Path:
+    """Compile one of the measuring programs, by its source's name, into a directory."""
     compiler = shutil.which("gcc")
     if compiler is None:
         raise BenchmarkError(
-            "the measuring program is C and gcc is not installed: apt-get install --no-install-recommends gcc libc6-dev"
+            "the measuring programs are C and gcc is not installed: "
+            "apt-get install --no-install-recommends gcc libc6-dev"
         )
-    program = directory / "measure"
-    done = subprocess.run(
-        [compiler, "-O2", "-Wall", "-o", program, _SOURCE], capture_output=True, text=True, check=False
-    )
+    source, program = _HERE / name, directory / Path(name).stem
+    done = subprocess.run([compiler, "-O2", "-Wall", "-o", program, source], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BenchmarkError(f"gcc could not compile {_SOURCE.name}:\n{done.stderr}")
+        raise BenchmarkError(f"gcc could not compile {name}:\n{done.stderr}")
     return program
 
 

@@ -40,7 +40,7 @@ INLINE bool F(same_tuple)(const struct F(tuple) * a, const struct F(tuple) * b)
 /* Whether an entry's flow may still send something. */
 INLINE bool F(is_alive)(const struct F(flow) * flow, u8 protocol, u32 now)
 {
-	u32 age = now - flow->seen;
+	s32 age = now - flow->seen; /* a packet on another CPU may be ahead of ours */
 
 	if (flow->flags & FLOW_RESET || (flow->flags & FLOW_FIN_SENT && flow->flags & FLOW_FIN_BACK))
 		return age <= LRP_ENDED_LIFETIME;

@@ -103,10 +103,10 @@ class FlowTable:
         for key, value, ifindex, seen, flags in self._glances():
             total += 1
             limit = _limit(flags)
-            if ifindex in links and now - seen <= limit:
+            if ifindex in links and _age(seen, now) <= limit:
                 continue
             flow = self._parse(key, value)
-            if ifindex not in links or self._is_silent(flow.other_key(), now - limit):
+            if ifindex not in links or self._is_silent(flow.other_key(), now, limit):
                 removed += self.remove(flow)
         self.standing = (total - removed + 1) // 2
         return Swept(self.standing, (removed + 1) // 2)
@@ -122,10 +122,10 @@ class FlowTable:
                 key = keys[at * keys_of.size : (at + 1) * keys_of.size]
                 yield key, values[at * values_of.size : (at + 1) * values_of.size], ifindex, seen, flags
 
-    def _is_silent(self, key: bytes, since: int) -> bool:
+    def _is_silent(self, key: bytes, now: int, limit: int) -> bool:
         """Whether nothing has passed the other way either."""
         other = self._flows.lookup(key)
-        return other is None or self._value.unpack(other)[4] < since
+        return other is None or _age(self._value.unpack(other)[4], now) > limit
 
     def remove(self, flow: Flow) -> int:
         """Remove both of a flow's entries; how many were there."""
@@ -135,7 +135,7 @@ class FlowTable:
         """Whether some flow may still send something: for programs that wait for the last one to end."""
         now = now_ticks()
         return any(not flow.has_ended for flow in self.established()) or any(
-            flow.source.protocol is Protocol.UDP and now - flow.seen <= _UDP for flow in self._read(self._recent)
+            flow.source.protocol is Protocol.UDP and _age(flow.seen, now) <= _UDP for flow in self._read(self._recent)
         )
 
     def _read(self, table: bpf.Map) -> Iterator[Flow]:
@@ -164,6 +164,11 @@ class FlowTable:
             flags=flags,
             way=way,
         )
+
+
+def _age(seen: int, now: int) -> int:
+    """How many ticks ago something was seen; the count wraps, and a packet may have come after `now` was read."""
+    return ((now - seen + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
 def _limit(flags: int) -> int:
