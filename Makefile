@@ -25,8 +25,9 @@ $(READY): requirements-dev.lock pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
-demo: setup ## Show redirects of real connections on this machine, in network namespaces (root; removes itself)
-	$(BIN)/python -m demo
+MODE := sockets
+demo: setup ## Show redirects of real connections here, in network namespaces (root; removes itself); MODE=tc and others
+	$(BIN)/python -m demo --mode $(MODE)
 
 cluster: setup ## Start a real Kubernetes API server on loopback with the project's kinds, until Ctrl-C (built once: minutes)
 	$(BIN)/python -m tests.cluster

@@ -1,5 +1,6 @@
 """The story. `python -m demo`, as root; exit code 1 where something is not as told."""
 
+import argparse
 import signal
 import sys
 import tempfile
@@ -8,6 +9,7 @@ from pathlib import Path
 from subprocess import Popen
 
 from demo.agent import NODE, Agent
+from demo.modes import MODES, USUAL, Mode
 from demo.stage import CLUSTER_DNS, Stage
 from demo.telling import NotAsToldError, chapter, check, failed, run, say, shown
 from lab import CallFailedError, Node
@@ -21,9 +23,10 @@ DNS_HERE, DNS_FAR = "node-local-dns-7c9zt here on worker-1", r"coredns-[12] far 
 class Story:
     """What happens, in order; each part leaves the stage to the next."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, mode: Mode) -> None:
         self._stage = stage
-        self._agent = Agent(stage)
+        self._mode = mode
+        self._agent = Agent(stage, mode)
 
     def tell(self) -> None:
         """Tell all of it."""
@@ -65,20 +68,30 @@ class Story:
             "The agent starts",
             "It follows a directory of manifests: what the cluster says about its Services and this node's pods, "
             "and no policy so far. (web.yaml adds to my-service what a cluster adds: its address and endpoints. "
-            "A manifest of the client pod is there already.) kube-proxy stays.",
+            "A manifest of the client pod is there already.) "
+            + ("kube-proxy is replaced." if self._mode.replaces else "kube-proxy stays."),
         )
         self._agent.copy("my-service.yaml", "worker-1/web.yaml", "worker-1/dns.yaml")
         self._agent.start()
         self._agent.lrpctl("status", "in force", NODE)
+        served = "active" if self._mode.replaces else "kube-proxy"
         self._agent.lrpctl(
-            "service list", r"10\.96\.61\.7:80/TCP +ClusterIP +1 => 10\.244\.1\.23:8080/TCP \(kube-proxy\)"
+            "service list", rf"10\.96\.61\.7:80/TCP +ClusterIP +1 => 10\.244\.1\.23:8080/TCP \({served}\)"
         )
+        if self._mode.replaces:
+            say("kube-proxy's rules can go:")
+            run(NODE, self._stage.node, "nft delete table ip kube-proxy")
+            self._curl(SERVICE, FAR)
+            self._dig("TXT whoami", DNS_FAR)
 
     def _address(self) -> None:
         chapter("An address", "Policy lrp-addr: connects to 169.254.169.254:8080 go to the local pod with app=proxy.")
         self._agent.copy("lrp-addr.yaml")
         self._agent.moved("169.254.169.254:8080/TCP", redirected=True)
         self._curl(ADDRESS, HERE)
+        if self._mode.node:
+            say("The node's own programs are redirected, too:")
+            run(NODE, self._stage.node, f"curl -sS --max-time 3 {ADDRESS}", expect=[HERE])
 
     def _service(self) -> None:
         chapter("A Service", "Policy lrp-svc: my-service is answered by the local pod, rather than far away.")
@@ -117,7 +130,8 @@ class Story:
         check(output, [r"default/client .*169\.254\.169\.254:8080", r"10\.96\.61\.7:80", r"10\.96\.0\.10:53/UDP"])
 
     def _back(self) -> None:
-        chapter("Back again", "Without its policy the Service is kube-proxy's again; the other policies stay.")
+        again = "is balanced among all its endpoints" if self._mode.replaces else "is kube-proxy's"
+        chapter("Back again", f"Without its policy the Service {again} again; the other policies stay.")
         self._agent.remove("lrp-svc.yaml")
         self._agent.moved("10.96.61.7:80/TCP", redirected=False)
         self._curl(SERVICE, FAR)
@@ -130,17 +144,25 @@ class Story:
         self._curl(ADDRESS, HERE)
         say("... until it is told to leave no trace.")
         self._agent.clean_up()
+        if self._mode.replaces:
+            say("kube-proxy comes back:")
+            self._stage.start_kube_proxy()
         self._curl(ADDRESS, r"curl: \(7\)")
         self._dig("TXT whoami", DNS_FAR)
 
 
 def main() -> int:
     """Build the stage, tell the story, take everything away."""
+    parser = argparse.ArgumentParser(prog="python -m demo", description="Show redirects of real connections.")
+    parser.add_argument(
+        "--mode", choices=MODES, default=USUAL, help=f"which of the four modes to show (README.md); usually {USUAL}"
+    )
+    mode = MODES[parser.parse_args().mode]
     began = time.monotonic()
     story = None
     try:
         with tempfile.TemporaryDirectory(prefix="lrp-demo-") as directory, Node() as node:
-            story = Story(Stage.build(node, Path(directory)))
+            story = Story(Stage.build(node, Path(directory)), mode)
             try:
                 story.tell()
             except (NotAsToldError, CallFailedError):

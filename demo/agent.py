@@ -10,9 +10,11 @@ from pathlib import Path
 import yaml
 
 from demo import telling
+from demo.modes import Mode
 from demo.stage import Stage, wait
 from lrp_operator.agent.apimodel import ServiceFrontend, Services, Status
 from lrp_operator.cli.client import AgentError, Client
+from lrp_operator.resolve.model import FrontendType
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROGRAMS = Path(sys.executable).parent
@@ -22,8 +24,10 @@ NODE = "worker-1"
 class Agent:
     """The agent on the stage's node, with a directory of manifests."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, mode: Mode) -> None:
         self._node = stage.node
+        self._mode = mode
+        self._config = stage.directory / "mode.yaml"
         self._manifests = stage.directory / "manifests"
         self._manifests.mkdir()
         self._log = stage.directory / "agent.log"
@@ -48,7 +52,10 @@ class Agent:
     def start(self) -> None:
         """Start it, and wait until what it was told is in force."""
         roots = ["--cgroup-root", str(self._node.cgroup), "--bpf-root", str(self._pins)]
-        options = ["--manifests", "manifests", "--node-name", NODE, "--bpf-lb-sock", "true"]
+        options = ["--manifests", "manifests", "--node-name", NODE, "--config", "mode.yaml"]
+        self._config.write_text(self._mode.values)
+        telling.typed(NODE, "cat mode.yaml")
+        telling.shown(self._mode.values)
         telling.typed(NODE, "export LRP_API_SOCKET=$PWD/agent.sock")
         telling.typed(NODE, f"lrp-agent {' '.join(options)} \\\n    {' '.join(roots)} \\\n    >agent.log 2>&1 &")
         with self._log.open("wb") as log:
@@ -102,8 +109,9 @@ class Agent:
 
         def is_so() -> bool:
             entry = self._frontends().get(frontend)
+            ours = entry is not None and entry.type == FrontendType.LOCAL_REDIRECT
             active = entry is not None and any(backend.state == "active" for backend in entry.backends)
-            return active == redirected
+            return (ours and active) if redirected else not ours
 
         wait(is_so, f"{frontend} to be {'' if redirected else 'no longer '}redirected")
 

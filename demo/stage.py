@@ -52,8 +52,12 @@ class Stage:
                 node.pod(name, ipv4=address), f"{name} far away on worker-2", "--host-record=my-service,10.96.61.7"
             )
         stage.serve_dns(cache, f"{cache.short_name} here on worker-1", "--server=10.244.1.51", "--server=10.244.1.68")
-        node.run(["nft", KUBE_PROXY])
+        stage.start_kube_proxy()
         return stage
+
+    def start_kube_proxy(self) -> None:
+        """Install the rules."""
+        self.node.run(["nft", KUBE_PROXY])
 
     def serve_http(self, pod: Pod, port: int, who: str) -> None:
         """Serve one page that says who serves it."""

@@ -30,8 +30,8 @@ MODES: dict[str, Values] = {
     "sockets, kube-proxy stays": {"kubeProxyReplacement": False, "socketLB": {"enabled": True}},
     "kube-proxy replaced": {"kubeProxyReplacement": True},
     "the node's own sockets": {"kubeProxyReplacement": True, "socketLB": {"hostNamespaceOnly": True}},
+    "pods at TC level": {"kubeProxyReplacement": False},
 }
-TC_ALONE: Values = {"kubeProxyReplacement": False}
 
 
 def merged(*parts: Values) -> Values:
@@ -65,7 +65,7 @@ def test_the_settings_arrive(helm: Helm, tmp_path: Path, mode: str) -> None:
             "addressMatcherNamespaces": ["kube-system"],
             "maxFrontendsPerNamespace": 1_000_000,  # Helm holds numbers as floats: no 1e+06
         },
-        "bpf": {"lbMapMax": 1 << 24, "lbBackendMapMax": 1_000_000},
+        "bpf": {"lbMapMax": 1 << 24, "lbBackendMapMax": 1_000_000, "ctTcpMax": 2_000_000},
         "enableIPv6": False,
         "terminateTCP": True,
     }
@@ -270,8 +270,6 @@ async def test_it_is_installed_changed_and_removed(bare_cluster: Cluster, helm: 
         assert ("k8sServiceHost" in notes) == bool(values.get("kubeProxyReplacement"))
         for kind in ("DaemonSet", "Deployment"):
             start_a_pod(cluster, one(helm.template(values), kind))
-    with pytest.raises(ChartError, match="TC level"):
-        install(TC_ALONE)
     kept = policy("kept", "default", to_address("169.254.20.10"))
     await until(lambda: bool(cluster.request("GET", POLICIES)), lambda: "the kind to be served")
     cluster.apply(kept)

@@ -110,6 +110,11 @@ class _Collector(Collector):
             ("lrp_backend_slots_max", "Backend slots that there are.", status.slots_max),
         ):
             yield gauge(name, text, ["family"], [([family], count) for family, count in slots.items()])
+        links = Counter(link.state for link in status.links)
+        yield gauge("lrp_pod_links", "Pods' links at the TC level.", ["state"], [([s], n) for s, n in links.items()])
+        flows: list[Sample] = [([family], count) for family, count in status.flows.items()]
+        yield gauge("lrp_connections", "TCP connections at the TC level, when last swept.", ["family"], flows)
+        yield gauge("lrp_connections_max", "How many fit, by family.", [], [([], status.flows_max)])
         dropped = status.events_dropped
         yield counter("lrp_events_dropped", "Events lost to observers that read too slowly.", [], [([], dropped)])
 

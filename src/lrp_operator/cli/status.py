@@ -36,7 +36,7 @@ def print_status(answer: Status) -> None:
         *_listed("Note", answer.notes),
         *_listed("Problem", answer.problems),
     ]
-    sys.stdout.writelines(f"{name + ':' if name else '':<12}{printable(text)}\n" for name, text in lines)
+    sys.stdout.writelines(f"{name + ':' if name else '':<13}{printable(text)}\n" for name, text in lines)
 
 
 def _verdict(answer: Status) -> str:
