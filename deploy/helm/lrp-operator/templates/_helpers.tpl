@@ -37,7 +37,7 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{/* The file of settings: the values that are settings, as they are. The agent takes a null as not said. */}}
 {{- define "lrp.settings" -}}
 {{- $settings := pick .Values "kubeProxyReplacement" "socketLB" "localRedirectPolicies" "localRedirectPolicy" "enableIPv4" "enableIPv6" "terminateTCP" }}
-{{- $_ := set $settings "bpf" (pick .Values.bpf "lbMapMax" "lbBackendMapMax") }}
+{{- $_ := set $settings "bpf" (pick .Values.bpf "lbMapMax" "lbBackendMapMax" "ctTcpMax") }}
 {{- toYaml $settings }}
 {{- end }}
 
