@@ -46,14 +46,6 @@ INLINE bool F(is_served)(struct F(flow) * flow, const struct run *run)
 	return slot != NULL;
 }
 
-/* Whether a packet to a frontend goes where the flow went before: a SYN that is sent again, the next datagram. */
-INLINE bool F(keeps)(const struct F(packet) * p, struct F(flow) * flow, const struct run *run, u32 now)
-{
-	if (p->key.protocol == IPPROTO_TCP)
-		return flow->isn == p->seq && F(is_served)(flow, run);
-	return F(is_alive)(flow, IPPROTO_UDP, now) && F(is_served)(flow, run) && F(is_answerable)(&p->key, flow, now);
-}
-
 /*
  * Client and backend on one bridge: replies go from one to the other and never reach the node's IP layer. So the request
  * must not either, or the node's conntrack would see half a connection. The packet is addressed to the bridge, as the
@@ -80,6 +72,26 @@ INLINE void F(find_on_link)(struct __sk_buff *skb, const struct F(packet) * p, s
 		return;
 	flow->flags |= FLOW_ON_LINK;
 	__builtin_memcpy(flow->mac, way.dmac, sizeof(flow->mac));
+}
+
+/*
+ * Whether a packet to a frontend goes where the flow went before: a SYN that is sent again, the next datagram. A flow of
+ * datagrams may outlive a backend that comes back at the same address, so once in each unit of time all is looked at anew.
+ */
+INLINE bool F(keeps)(struct __sk_buff *skb, const struct F(packet) * p, struct F(flow) * flow, const struct run *run,
+		     u32 now)
+{
+	if (p->key.protocol == IPPROTO_TCP)
+		return flow->isn == p->seq && F(is_served)(flow, run);
+	if (!F(is_alive)(flow, IPPROTO_UDP, now) || !F(is_served)(flow, run))
+		return false;
+	if (flow->seen == now)
+		return true;
+	if (flow->flags & FLOW_ON_LINK) {
+		flow->flags &= ~FLOW_ON_LINK;
+		F(find_on_link)(skb, p, flow);
+	}
+	return F(is_answerable)(&p->key, flow, now);
 }
 
 /* Choose a backend. False: there is none, which is not reached, as the run was proven right. */
@@ -142,7 +154,7 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 	flow = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
 	if (flow && flow->flags & FLOW_RESET && flow->isn == p->seq)
 		return PASS; /* there was no room for this connection: see `establish` */
-	if (flow && F(keeps)(p, flow, run, now)) {
+	if (flow && F(keeps)(skb, p, flow, run, now)) {
 		work->becomes = *flow;
 		return TRANSLATE;
 	}
