@@ -161,6 +161,24 @@ INLINE void F(note_fragment)(const struct F(packet) * p, const struct F(flow) * 
 	bpf_map_update_elem(F(map_fragments), &key, (void *)flow, BPF_ANY);
 }
 
+/* The first piece of a datagram was not changed: nor are the others to be, whatever was sent before under their number. */
+INLINE void F(forget_fragment)(const struct F(packet) * p)
+{
+	struct F(flow_key) key = p->key;
+
+	key.tuple.sport = p->id;
+	key.tuple.dport = p->id >> 16;
+	bpf_map_delete_elem(F(map_fragments), &key);
+}
+
+/* What passes untouched. */
+INLINE int F(pass)(const struct F(packet) * p)
+{
+	if (p->part == FIRST_FRAGMENT)
+		F(forget_fragment)(p);
+	return TC_NEXT;
+}
+
 /* Give a packet the addresses and ports that it becomes, and send it on its way. */
 INLINE int F(rewrite)(struct __sk_buff *skb, const struct F(packet) * p, const struct F(flow) * flow)
 {
@@ -168,7 +186,7 @@ INLINE int F(rewrite)(struct __sk_buff *skb, const struct F(packet) * p, const s
 	u32 change, check;
 
 	if (F(same_tuple)(&p->key.tuple, to) && p->part != LATER_FRAGMENT)
-		return TC_NEXT;
+		return F(pass)(p);
 	if (p->part == FIRST_FRAGMENT)
 		F(note_fragment)(p, flow);
 	change = F(address_difference)(&p->key.tuple, to);
@@ -199,6 +217,15 @@ INLINE enum verdict F(find_fragment)(struct F(packet) * p, struct F(flow) * beco
 	return TRANSLATE;
 }
 
+/* Is this the entry of the packets that answer those with `tuple`? Another flow may have come in its place. */
+INLINE bool F(is_of_reverse)(const struct F(flow) * flow, const struct F(tuple) * tuple)
+{
+	struct F(tuple) to;
+
+	F(reverse)(&to, tuple);
+	return F(leads_to)(flow, &to);
+}
+
 /* TCP: note an end in both entries, for either may be the one that is looked at. */
 INLINE void F(note_end)(const struct F(packet) * p, struct F(flow) * flow)
 {
@@ -209,7 +236,7 @@ INLINE void F(note_end)(const struct F(packet) * p, struct F(flow) * flow)
 	flow->flags |= mark;
 	F(other_key)(&key, &p->key, flow);
 	other = bpf_map_lookup_elem(F(map_flows), &key);
-	if (other)
+	if (other && F(is_of_reverse)(other, &p->key.tuple))
 		other->flags |= mark;
 }
 
@@ -245,7 +272,7 @@ INLINE enum verdict F(answer)(const struct F(packet) * p, struct F(flow) * becom
 	struct F(flow) *back = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
 	enum establishing outcome;
 
-	if (!back || !(back->flags & FLOW_REPLY))
+	if (!back || !(back->flags & FLOW_REPLY) || !F(is_alive)(back, IPPROTO_TCP, now))
 		return PASS;
 	if (back->flags & FLOW_RESET)
 		return DROP;
@@ -261,13 +288,50 @@ INLINE enum verdict F(answer)(const struct F(packet) * p, struct F(flow) * becom
 	return TRANSLATE;
 }
 
-/* TCP: a packet of a connection that was answered. */
-INLINE enum verdict F(go_on)(const struct F(packet) * p, struct F(flow) * becomes, u32 now)
+/*
+ * Client and backend on one bridge: replies go from one to the other and never reach the node's IP layer. So requests must
+ * not either, or the node's conntrack would see half a connection. The packet is addressed to the bridge, as the pod's
+ * gateway; where the way to the backend begins at that very hardware address, the backend is on that bridge.
+ *
+ * The node may not know the backend's hardware address yet. Then the SYN goes by the node's IP layer, which asks for it,
+ * and the next packet looks again.
+ */
+INLINE void F(find_on_link)(struct __sk_buff *skb, const struct F(packet) * p, struct F(flow) * flow)
+{
+	struct bpf_fib_lookup way = {
+	    .family = FAMILY == 4 ? AF_INET : AF_INET6,
+	    .l4_protocol = p->key.protocol,
+	    .ifindex = p->key.ifindex,
+	};
+	struct eth_header eth;
+
+#if FAMILY == 4
+	way.ipv4_src = *p->key.tuple.saddr;
+	way.ipv4_dst = *flow->becomes.daddr;
+#else
+	copy_ip6(way.ipv6_src, p->key.tuple.saddr);
+	copy_ip6(way.ipv6_dst, flow->becomes.daddr);
+#endif
+	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) || bpf_fib_lookup(skb, &way, sizeof(way), 0))
+		return;
+	if (hardware_differs(way.smac, eth.to)) {
+		flow->flags |= FLOW_OFF_LINK;
+		return;
+	}
+	flow->flags |= FLOW_ON_LINK;
+	__builtin_memcpy(flow->mac, way.dmac, sizeof(flow->mac));
+}
+
+/* TCP: a packet of a connection that was answered. bridged: it comes by the port of a bridge. */
+INLINE enum verdict F(go_on)(struct __sk_buff *skb, const struct F(packet) * p, struct F(flow) * becomes, bool bridged,
+			     u32 now)
 {
 	struct F(flow) *flow = bpf_map_lookup_elem(F(map_flows), (void *)&p->key);
 
 	if (!flow)
 		return PASS;
+	if (bridged && !(flow->flags & (FLOW_ON_LINK | FLOW_OFF_LINK | FLOW_BOUNCE)))
+		F(find_on_link)(skb, p, flow);
 	if (p->flags & (TCP_FIN | TCP_RST))
 		F(note_end)(p, flow);
 	if (flow->seen != now)
@@ -281,7 +345,7 @@ INLINE enum verdict F(answer_datagram)(const struct F(packet) * p, struct F(flow
 {
 	struct F(flow) *back = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
 
-	if (!back || !(back->flags & FLOW_REPLY))
+	if (!back || !(back->flags & FLOW_REPLY) || !F(is_alive)(back, IPPROTO_UDP, now))
 		return PASS;
 	if (back->seen != now)
 		back->seen = now;
@@ -289,7 +353,7 @@ INLINE enum verdict F(answer_datagram)(const struct F(packet) * p, struct F(flow
 	return TRANSLATE;
 }
 
-/* UDP: whether a known flow's replies are still its own; looked at once in each unit of time. */
+/* Whether a known flow's replies are still its own, and for longer; looked at once in each unit of time. */
 INLINE bool F(is_answerable)(const struct F(flow_key) * key, struct F(flow) * flow, u32 now)
 {
 	struct F(flow_key) reply;
@@ -303,6 +367,8 @@ INLINE bool F(is_answerable)(const struct F(flow_key) * key, struct F(flow) * fl
 	found = bpf_map_lookup_elem(F(map_recent), &reply);
 	if (found ? !F(leads_to)(found, &back.becomes) : !F(put_recent)(&reply, &back))
 		return false;
+	if (found)
+		found->seen = now;
 	flow->seen = now;
 	return true;
 }

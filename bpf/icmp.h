@@ -120,6 +120,9 @@ INLINE int F(translate_error)(struct __sk_buff *skb, const struct F(packet) * p)
 		return TC_NEXT;
 	key.tuple.sport = ports >> 16;
 	key.tuple.dport = ports;
+	/* Who gets it is who sent what it quotes. */
+	if (F(ip_differs)(p->key.tuple.daddr, key.tuple.daddr))
+		return TC_NEXT;
 	flow = F(flow_of_quoted)(&key);
 	if (!flow || F(same_tuple)(&key.tuple, &flow->becomes))
 		return TC_NEXT;

@@ -179,6 +179,26 @@ INLINE bool parse_icmp(struct __sk_buff *skb, u8 part, u32 l4, u32 room, u32 *en
 	return room >= ICMP_LENGTH && part == WHOLE && !bpf_skb_load_bytes(skb, l4, type, 1);
 }
 
+/* Whether options in an IPv4 header name hops to come: then its destination is not the last one. */
+INLINE bool is_source_routed(struct __sk_buff *skb, u32 length)
+{
+	u32 at = IP4_LENGTH;
+	u8 option[2]; /* its kind, and the length of all of it */
+	int i;
+
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 40; i++) {
+		if (at >= length || bpf_skb_load_bytes(skb, ETH_LENGTH + at, option, sizeof(option)) || !option[0])
+			return false;
+		if (option[0] == 0x83 || option[0] == 0x89)
+			return true;
+		if (option[0] != 1 && option[1] < 2)
+			return false;
+		at += option[0] == 1 ? 1 : option[1];
+	}
+	return false;
+}
+
 INLINE bool parse4(struct __sk_buff *skb, struct packet4 *p)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -211,6 +231,8 @@ INLINE bool parse4(struct __sk_buff *skb, struct packet4 *p)
 	p->key.tuple.daddr[0] = ip->daddr;
 	protocol = ip->protocol;
 	p->key.protocol = protocol;
+	if (length > IP4_LENGTH && is_source_routed(skb, length))
+		return false;
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		return protocol == IPPROTO_ICMP && parse_icmp(skb, p->part, l4, total, &p->end, &p->type);
 	if (p->part == LATER_FRAGMENT)
@@ -238,17 +260,15 @@ INLINE bool follow_extensions(struct __sk_buff *skb, struct packet6 *p, u8 *next
 	int i;
 
 #pragma clang loop unroll(disable)
-	for (i = 0; i < LRP_EXTENSIONS; i++) {
+	for (i = 0; i <= LRP_EXTENSIONS; i++) {
 		if (*next != IP6_HOP_BY_HOP && *next != IP6_ROUTING && *next != IP6_FRAGMENT &&
 		    *next != IP6_DESTINATION)
 			return true;
-		if (p->part == LATER_FRAGMENT || bpf_skb_load_bytes(skb, *l4, &header, sizeof(header)))
+		if (p->part != WHOLE || bpf_skb_load_bytes(skb, *l4, &header, sizeof(header)))
 			return false;
 		if (*next == IP6_ROUTING && header.fragment & bpf_htons(0x00ff))
 			return false; /* segments are left: the destination is not the last one */
 		if (*next == IP6_FRAGMENT) {
-			if (p->part != WHOLE)
-				return false;
 			if (header.fragment & bpf_htons(0xfff8))
 				p->part = LATER_FRAGMENT;
 			else if (header.fragment & bpf_htons(1))

@@ -227,6 +227,7 @@ enum flow_flags {
 	FLOW_FIN_SENT = 8,  /* TCP: the client has ended its half */
 	FLOW_FIN_BACK = 16, /* TCP: the backend has ended its half */
 	FLOW_RESET = 32,    /* TCP: either has reset the connection */
+	FLOW_OFF_LINK = 64, /* client and backend are not on one bridge; with neither flag it is not known yet */
 };
 
 /*

@@ -7,6 +7,24 @@
 /* The pod, as skip and affinity know it. */
 #define CLIENT_OF(p) (CLIENT_BY_LINK | (p)->key.ifindex)
 
+/* It is none of ours. A SYN then begins a connection that is not either: an earlier one of its name is over. */
+INLINE enum verdict F(goes_elsewhere)(const struct F(packet) * p)
+{
+	struct F(flow) *flow = NULL;
+
+	if (p->key.protocol == IPPROTO_TCP)
+		flow = bpf_map_lookup_elem(F(map_flows), (void *)&p->key);
+	if (flow && !(flow->flags & FLOW_REPLY))
+		bpf_map_delete_elem(F(map_flows), (void *)&p->key);
+	return PASS;
+}
+
+/* Whether a packet goes on with what began the flow: the same SYN, or the next datagram. */
+INLINE bool F(is_sent_again)(const struct F(packet) * p, const struct F(flow) * flow, u32 now)
+{
+	return p->key.protocol == IPPROTO_TCP ? flow->isn == p->seq : F(is_alive)(flow, IPPROTO_UDP, now);
+}
+
 #if LRP_NEW_FLOWS
 /* Count, and tell whoever watches. */
 INLINE void F(report)(const struct F(work) * work, u32 action)
@@ -47,48 +65,18 @@ INLINE bool F(is_served)(struct F(flow) * flow, const struct run *run)
 }
 
 /*
- * Client and backend on one bridge: replies go from one to the other and never reach the node's IP layer. So the request
- * must not either, or the node's conntrack would see half a connection. The packet is addressed to the bridge, as the
- * pod's gateway; where the way to the backend begins at that very hardware address, the backend is on that bridge.
- */
-INLINE void F(find_on_link)(struct __sk_buff *skb, const struct F(packet) * p, struct F(flow) * flow)
-{
-	struct bpf_fib_lookup way = {
-	    .family = FAMILY == 4 ? AF_INET : AF_INET6,
-	    .l4_protocol = p->key.protocol,
-	    .ifindex = p->key.ifindex,
-	};
-	struct eth_header eth;
-
-#if FAMILY == 4
-	way.ipv4_src = *p->key.tuple.saddr;
-	way.ipv4_dst = *flow->becomes.daddr;
-#else
-	copy_ip6(way.ipv6_src, p->key.tuple.saddr);
-	copy_ip6(way.ipv6_dst, flow->becomes.daddr);
-#endif
-	if (bpf_fib_lookup(skb, &way, sizeof(way), 0) || bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) ||
-	    hardware_differs(way.smac, eth.to))
-		return;
-	flow->flags |= FLOW_ON_LINK;
-	__builtin_memcpy(flow->mac, way.dmac, sizeof(flow->mac));
-}
-
-/*
  * Whether a packet to a frontend goes where the flow went before: a SYN that is sent again, the next datagram. A flow of
  * datagrams may outlive a backend that comes back at the same address, so once in each unit of time all is looked at anew.
  */
 INLINE bool F(keeps)(struct __sk_buff *skb, const struct F(packet) * p, struct F(flow) * flow, const struct run *run,
-		     u32 now)
+		     bool bridged, u32 now)
 {
-	if (p->key.protocol == IPPROTO_TCP)
-		return flow->isn == p->seq && F(is_served)(flow, run);
-	if (!F(is_alive)(flow, IPPROTO_UDP, now) || !F(is_served)(flow, run))
+	if (!F(is_sent_again)(p, flow, now) || !F(is_served)(flow, run))
 		return false;
 	if (flow->seen == now)
 		return true;
-	if (flow->flags & FLOW_ON_LINK) {
-		flow->flags &= ~FLOW_ON_LINK;
+	if (bridged && !(run->flags & RUN_DIRECT) && !(flow->flags & FLOW_BOUNCE)) {
+		flow->flags &= ~(FLOW_ON_LINK | FLOW_OFF_LINK);
 		F(find_on_link)(skb, p, flow);
 	}
 	return F(is_answerable)(&p->key, flow, now);
@@ -115,8 +103,10 @@ INLINE bool F(choose_backend)(struct __sk_buff *skb, struct F(work) * work, cons
 	flow->index = slot->index;
 	flow->isn = p->seq;
 	flow->flags = 0;
-	if (work->run.flags & RUN_DIRECT)
+	if (work->run.flags & RUN_DIRECT) {
+		flow->flags = FLOW_OFF_LINK; /* it is addressed as it should be */
 		return true;
+	}
 	if (!F(ip_differs)(slot->ip, p->key.tuple.saddr)) {
 		flow->flags = FLOW_BOUNCE;
 		F(copy_ip)(flow->becomes.saddr, F(loopback));
@@ -141,11 +131,11 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 	if (!first) {
 		if (busy)
 			count(0, ACTION_FAILED);
-		return PASS;
+		return F(goes_elsewhere)(p);
 	}
 	if (run->flags & RUN_SKIP && F(exempt)(CLIENT_OF(p), &frontend)) {
 		F(report)(work, ACTION_SKIPPED);
-		return PASS;
+		return F(goes_elsewhere)(p);
 	}
 	if (run->flags & RUN_REFUSE) {
 		F(report)(work, ACTION_REFUSED);
@@ -153,14 +143,14 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 	}
 	flow = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
 	if (flow && flow->flags & FLOW_RESET && flow->isn == p->seq)
-		return PASS; /* there was no room for this connection: see `establish` */
-	if (flow && F(keeps)(skb, p, flow, run, now)) {
+		return F(goes_elsewhere)(p); /* there was no room for this connection: see `establish` */
+	if (flow && F(keeps)(skb, p, flow, run, bridged, now)) {
 		work->becomes = *flow;
 		return TRANSLATE;
 	}
 	if (!F(choose_backend)(skb, work, first, bridged) || !F(begin)(&p->key, &work->becomes, now)) {
 		F(report)(work, ACTION_FAILED);
-		return PASS;
+		return F(goes_elsewhere)(p);
 	}
 	if (!(run->flags & RUN_DIRECT))
 		F(report)(work, ACTION_REDIRECTED);
@@ -173,12 +163,9 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 	const struct F(packet) *p = &work->p;
 	struct F(flow) *flow = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
 
-	if (!flow || flow->flags & FLOW_RESET)
-		return PASS;
-	if (p->key.protocol == IPPROTO_TCP
-		? flow->isn != p->seq
-		: !F(is_alive)(flow, IPPROTO_UDP, now) || !F(is_answerable)(&p->key, flow, now))
-		return PASS;
+	if (!flow || flow->flags & FLOW_RESET || !F(is_sent_again)(p, flow, now) ||
+	    !F(is_answerable)(&p->key, flow, now))
+		return F(goes_elsewhere)(p);
 	work->becomes = *flow;
 	return TRANSLATE;
 }
@@ -202,14 +189,14 @@ INLINE enum verdict F(decide_outward)(struct __sk_buff *skb, struct F(work) * wo
 		if (F(answers_syn)(p))
 			return F(answer)(p, &work->becomes, now);
 		if ((p->flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
-			return F(go_on)(p, &work->becomes, now);
+			return F(go_on)(skb, p, &work->becomes, bridged, now);
 	} else if (!F(ip_differs)(p->key.tuple.daddr, F(loopback))) {
 		return F(answer_datagram)(p, &work->becomes, now);
 	}
 	return F(to_frontend)(skb, work, bridged, now);
 }
 
-INLINE enum verdict F(decide_inward)(struct F(work) * work, u32 now)
+INLINE enum verdict F(decide_inward)(struct __sk_buff *skb, struct F(work) * work, u32 now)
 {
 	struct F(packet) *p = &work->p;
 
@@ -221,7 +208,7 @@ INLINE enum verdict F(decide_inward)(struct F(work) * work, u32 now)
 		return F(answer)(p, &work->becomes, now);
 	if (p->flags & TCP_SYN)
 		return PASS; /* for a server in the pod */
-	return F(go_on)(p, &work->becomes, now);
+	return F(go_on)(skb, p, &work->becomes, false, now);
 }
 
 /* Memory to work in, set up for a packet of this link. */
@@ -252,7 +239,7 @@ INLINE int F(outward)(struct __sk_buff *skb, bool bridged)
 		return F(rewrite)(skb, &work->p, &work->becomes);
 	if (verdict == REFUSE)
 		return F(refuse)(skb, &work->p);
-	return verdict == DROP ? TC_DROP : TC_NEXT;
+	return verdict == DROP ? TC_DROP : F(pass)(&work->p);
 }
 
 /* What a pod is to get. */
@@ -265,8 +252,8 @@ INLINE int F(inward)(struct __sk_buff *skb)
 		return TC_NEXT;
 	if (work->p.key.protocol != IPPROTO_TCP && work->p.key.protocol != IPPROTO_UDP)
 		return F(translate_error)(skb, &work->p);
-	verdict = F(decide_inward)(work, flow_clock());
+	verdict = F(decide_inward)(skb, work, flow_clock());
 	if (verdict == TRANSLATE)
 		return F(rewrite)(skb, &work->p, &work->becomes);
-	return verdict == DROP ? TC_DROP : TC_NEXT;
+	return verdict == DROP ? TC_DROP : F(pass)(&work->p);
 }

@@ -95,6 +95,10 @@ class Ender:
                 if pair.frontend.protocol in self._protocols:
                     yield pair, cookies
 
+    def any_remembered(self) -> bool:
+        """Whether some socket remembers where it was sent; so, too, where that can't be read. Raises OSError."""
+        return not self._storages or any(storage.any() for storage in self._storages)
+
     def release_unused(self) -> list[Path]:
         """Let go of earlier versions' storages that no socket has an entry in; return their folders. Raises OSError."""
         if not self._storages[1:]:

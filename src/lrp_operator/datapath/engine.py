@@ -437,7 +437,10 @@ class _Opened:
         return found
 
     def _sweep(self) -> None:
-        """Remove flows that are over, and a TC level that is leaving with its last one. Raises OSError."""
+        """Remove flows that are over, and a level that is leaving with its last flow or socket. Raises OSError."""
+        if self._programs.wanted.sockets_leaving and not self._attach_when_filled and not self._ender.any_remembered():
+            self._programs.leave_sockets()
+            log.info("the last socket of the socket level is closed: its programs are removed")
         if self.tc is None:
             return
         self.tc.sweep()

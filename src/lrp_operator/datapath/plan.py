@@ -14,7 +14,7 @@ Whoever comes next finds all by these names. Nothing is pinned for a pod's link:
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -31,6 +31,8 @@ _MAX_CLIENTS = 65536  # session affinity: an LRU
 # Replies and closing first: see programs.py.
 _HOOKS_IPV4 = (bpf.AttachType.RECVMSG4, bpf.AttachType.GETPEERNAME4, bpf.AttachType.CONNECT4, bpf.AttachType.SENDMSG4)
 _HOOKS_IPV6 = (bpf.AttachType.RECVMSG6, bpf.AttachType.GETPEERNAME6, bpf.AttachType.CONNECT6, bpf.AttachType.SENDMSG6)
+REPLY_HOOKS = frozenset(hook for hook in bpf.AttachType if not hook.name.startswith(("CONNECT", "SENDMSG")))
+"""What replies and closing pass: sockets that were redirected need these as long as they live."""
 TC_FUNCTIONS = ("lrp_from_pod", "lrp_from_port", "lrp_to_pod")
 
 
@@ -44,7 +46,11 @@ class TcBuild(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """Everything that decides which maps and programs a node needs. hooks: of cgroups, in the order of attaching."""
+    """Everything that decides which maps and programs a node needs. hooks: of cgroups, in the order of attaching.
+
+    sockets_leaving: the mode has no socket level, but sockets of an earlier one may still be open: their replies and
+    their closing are served on.
+    """
 
     root: Path
     hooks: tuple[bpf.AttachType, ...]
@@ -52,6 +58,7 @@ class Build:
     program_defines: dict[str, int]
     tc: TcBuild = TcBuild.NONE
     max_flows: int = 1
+    sockets_leaving: bool = False
 
     @property
     def tables(self) -> Path:
@@ -137,18 +144,23 @@ def plan(settings: DatapathSettings, features: KernelFeatures, host_cookie: int 
         "LRP_MAX_CLIENTS": _MAX_CLIENTS if settings.cluster_ip else 1,
         "LRP_RING_BYTES": _RING_BYTES,
     }
-    build = Build(settings.bpf_root, _hooks(settings, features), sizes, defines, max_flows=settings.max_flows)
-    return Build(build.root, build.hooks, sizes, defines, _tc(settings, build.flows), settings.max_flows)
+    hooks = _hooks(settings, features)
+    leaving = settings.socket_level is SocketLevel.OFF
+    if leaving:
+        had_sockets = any((settings.bpf_root / "links").glob("*"))
+        hooks = tuple(hook for hook in hooks if hook in REPLY_HOOKS) if had_sockets else ()
+    build = Build(settings.bpf_root, hooks, sizes, defines, max_flows=settings.max_flows)
+    return replace(build, tc=_tc(settings, build.flows), sockets_leaving=leaving and bool(hooks))
 
 
 def _hooks(settings: DatapathSettings, features: KernelFeatures) -> tuple[bpf.AttachType, ...]:
-    """The cgroup hooks of a mode. Raises DatapathError where the kernel lacks one."""
-    if settings.socket_level is SocketLevel.OFF:
-        return ()
+    """The cgroup hooks of the socket level. Raises DatapathError where it is on and the kernel lacks one."""
     hooks = (*(_HOOKS_IPV6 if settings.ipv6 or settings.ipv4 else ()), *(_HOOKS_IPV4 if settings.ipv4 else ()))
     if _has_socket_table(features):
         hooks = (bpf.AttachType.INET_SOCK_RELEASE, *hooks)
     missing = [hook.name.lower() for hook in hooks if hook not in features.hooks]
+    if missing and settings.socket_level is SocketLevel.OFF:
+        return ()
     if missing:
         raise DatapathError(f"this kernel has no cgroup hooks {', '.join(missing)} (Linux 5.8 has them): upgrade it")
     return tuple(sorted(hooks, key=lambda hook: hook.name.startswith(("CONNECT", "SENDMSG"))))

@@ -16,16 +16,15 @@ import errno
 import os
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from lrp_operator.datapath.model import DatapathError
-from lrp_operator.datapath.plan import Build, hook_function
+from lrp_operator.datapath.plan import REPLY_HOOKS, Build, hook_function
 from lrp_operator.kernel import bpf
 from lrp_operator.loader.messages import ProgramSet, Request
 from lrp_operator.loader.run import LoaderError, build
 from lrp_operator.loader.sources import map_names
-
-_OF_OLD_SOCKETS = frozenset(hook for hook in bpf.AttachType if not hook.name.startswith(("CONNECT", "SENDMSG")))
 
 
 class Programs:
@@ -105,7 +104,7 @@ class Programs:
         try:
             _refuse_cilium(cgroup, self.wanted.hooks)
             for hook in self.wanted.hooks:
-                if hook in _OF_OLD_SOCKETS:
+                if hook in REPLY_HOOKS:
                     self._keep_for_old_sockets(hook, cgroup)
                 did = self._attach_hook(hook, cgroup)
                 if did:
@@ -179,6 +178,11 @@ class Programs:
     def _detach_others(self) -> None:
         for path in self.others():
             _remove_link(path)
+
+    def leave_sockets(self) -> None:
+        """The mode has no socket level, and no socket remembers one: detach what served replies. Raises OSError."""
+        self.wanted = replace(self.wanted, hooks=(), sockets_leaving=False)
+        self._detach_others()
 
     def release_sockets(self, folder: Path) -> None:
         """No socket remembers anything in this version's way any more: let go of its programs and maps.
