@@ -64,13 +64,14 @@ INLINE bool F(leads_to)(const struct F(flow) * flow, const struct F(tuple) * tup
 }
 
 /*
- * Whether replies with this key are some other flow's. back: what they would become for ours.
- * An established connection keeps its port however long it is silent.
+ * Whether replies with this key are some other flow's. back: what they would become for ours. absent: set where the LRU
+ * has no such key. An established connection keeps its port however long it is silent.
  */
-INLINE bool F(is_taken)(const struct F(flow_key) * reply, const struct F(tuple) * back, u32 now)
+INLINE bool F(is_taken)(const struct F(flow_key) * reply, const struct F(tuple) * back, u32 now, bool *absent)
 {
 	struct F(flow) *found = bpf_map_lookup_elem(F(map_recent), (void *)reply);
 
+	*absent = !found;
 	if (found && !F(leads_to)(found, back) && F(is_alive)(found, reply->protocol, now))
 		return true;
 	if (reply->protocol != IPPROTO_TCP)
@@ -81,8 +82,24 @@ INLINE bool F(is_taken)(const struct F(flow_key) * reply, const struct F(tuple) 
 	return !(found->flags & (FLOW_RESET | FLOW_FIN_SENT | FLOW_FIN_BACK)) || F(is_alive)(found, IPPROTO_TCP, now);
 }
 
+#if !LRP_NEW_FLOWS
+/* Whether packets with this key would become something else than `tuple`, be it by a flow that is over. */
+INLINE bool F(is_marked)(const struct F(flow_key) * key, const struct F(tuple) * tuple)
+{
+	struct F(flow) *found = bpf_map_lookup_elem(F(map_recent), (void *)key);
+
+	if (found && !F(leads_to)(found, tuple))
+		return true;
+	if (key->protocol != IPPROTO_TCP)
+		return false;
+	found = bpf_map_lookup_elem(F(map_flows), (void *)key);
+	return found && !F(leads_to)(found, tuple);
+}
+#endif
+
 /* Find a source port that tells this flow's replies from all others; begin with its own. */
-INLINE bool F(find_port)(const struct F(flow_key) * key, struct F(flow) * flow, struct F(flow_key) * reply, u32 now)
+INLINE bool F(find_port)(const struct F(flow_key) * key, struct F(flow) * flow, struct F(flow_key) * reply, u32 now,
+			 bool *absent)
 {
 	struct F(tuple) back;
 	int try;
@@ -91,7 +108,7 @@ INLINE bool F(find_port)(const struct F(flow_key) * key, struct F(flow) * flow, 
 	F(other_key)(reply, key, flow);
 #pragma clang loop unroll(disable)
 	for (try = 0; try < LRP_PORT_TRIES; try++) {
-		if (!F(is_taken)(reply, &back, now)) {
+		if (!F(is_taken)(reply, &back, now, absent)) {
 			flow->becomes.sport = reply->tuple.dport;
 			return true;
 		}
@@ -101,10 +118,10 @@ INLINE bool F(find_port)(const struct F(flow_key) * key, struct F(flow) * flow, 
 	return false;
 }
 
-/* Set an entry in the LRU, in place where there is one. */
-INLINE bool F(put_recent)(const struct F(flow_key) * key, const struct F(flow) * flow)
+/* Set an entry in the LRU, in place where there is one. absent: it was looked for just now, and is not there. */
+INLINE bool F(put_recent)(const struct F(flow_key) * key, const struct F(flow) * flow, bool absent)
 {
-	struct F(flow) *found = bpf_map_lookup_elem(F(map_recent), (void *)key);
+	struct F(flow) *found = absent ? NULL : bpf_map_lookup_elem(F(map_recent), (void *)key);
 
 	if (found) {
 		*found = *flow;
@@ -137,18 +154,46 @@ INLINE void F(make_reply)(struct F(flow) * back, const struct F(flow_key) * key,
  * Begin a flow: `flow->becomes` has the backend; the source address and port are decided here. False: it can't be.
  * The reply's entry comes first, for a packet that is sent must find its way back.
  */
-INLINE bool F(begin)(const struct F(flow_key) * key, struct F(flow) * flow, u32 now)
+INLINE bool F(begin)(const struct F(flow_key) * key, struct F(flow) * flow, u32 now, bool absent)
 {
 	struct F(flow_key) reply;
 	struct F(flow) back = {};
+	bool reply_absent = false;
 
 	flow->becomes.sport = key->tuple.sport;
 	flow->seen = now;
-	if (!F(find_port)(key, flow, &reply, now))
+	if (!F(find_port)(key, flow, &reply, now, &reply_absent))
 		return false;
 	F(make_reply)(&back, key, flow);
-	return F(put_recent)(&reply, &back) && F(put_recent)(key, flow);
+	return F(put_recent)(&reply, &back, reply_absent) && F(put_recent)(key, flow, absent);
 }
+
+#if !LRP_NEW_FLOWS
+/*
+ * A SYN or datagram that is not redirected here any more, though perhaps its socket was, and it goes to a backend that
+ * flows of ours go to. If its replies would be taken for another flow's, it begins one of its own, which leads where it
+ * leads anyway. (While the level serves, backends' own addresses are frontends, which see to that.)
+ * False: there is no need, or no way.
+ */
+INLINE bool F(stands_aside)(const struct F(packet) * p, struct F(flow) * flow, u32 now)
+{
+	struct F(flow_key) reply;
+	struct F(tuple) back;
+
+	F(copy_ip)(flow->becomes.saddr, p->key.tuple.saddr);
+	F(copy_ip)(flow->becomes.daddr, p->key.tuple.daddr);
+	flow->becomes.sport = p->key.tuple.sport;
+	flow->becomes.dport = p->key.tuple.dport;
+	flow->flags = FLOW_OFF_LINK; /* it is addressed as it should be */
+	F(reverse)(&back, &p->key.tuple);
+	F(other_key)(&reply, &p->key, flow);
+	if (!F(is_marked)(&reply, &back))
+		return false;
+	flow->isn = p->seq;
+	flow->index = 0;
+	return F(begin)(&p->key, flow, now, false);
+}
+#endif
 
 /* Later fragments carry no ports: remember for them what became of the first. */
 INLINE void F(note_fragment)(const struct F(packet) * p, const struct F(flow) * flow)
@@ -179,6 +224,97 @@ INLINE int F(pass)(const struct F(packet) * p)
 	return TC_NEXT;
 }
 
+#undef PLAIN_L4
+#if FAMILY == 4
+#define PLAIN_L4 (ETH_LENGTH + IP4_LENGTH)
+#else
+#define PLAIN_L4 (ETH_LENGTH + IP6_LENGTH)
+#endif
+
+/* Whether the kernel's part in the checksum shows: a difference of zero changes nothing. */
+INLINE bool F(is_plain)(const struct F(packet) * p, const struct F(tuple) * to, u32 change)
+{
+	u32 before = port_word(p->key.tuple.sport, p->key.tuple.dport), after = port_word(to->sport, to->dport);
+	u32 shown = FAMILY == 4 ? change : folded(difference(change, before, after));
+
+	return p->part == WHOLE && p->l4 == PLAIN_L4 && (folded_to_half(shown) + 1) & 0xfffe;
+}
+
+/*
+ * The same for a whole packet without options or extension headers: written where it lies, with one call, since only the
+ * kernel knows what the checksum field holds, and it tells by what it does with it. A sum that the device is to complete
+ * covers the pseudo-header alone.
+ */
+INLINE bool F(write_plain)(struct __sk_buff *skb, const struct F(packet) * p, const struct F(tuple) * to, u32 change)
+{
+	u32 before = port_word(p->key.tuple.sport, p->key.tuple.dport), after = port_word(to->sport, to->dport);
+	u32 ports = folded(difference(0, before, after));
+	bool is_tcp = p->key.protocol == IPPROTO_TCP;
+	u32 at = PLAIN_L4 + (is_tcp ? TCP_CHECK : UDP_CHECK);
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__sum16 *check;
+	u16 old, new;
+
+	if (data + PLAIN_L4 + UDP_LENGTH > end)
+		return false;
+	check = data + PLAIN_L4 + UDP_CHECK;
+	if (is_tcp) {
+		if (data + PLAIN_L4 + TCP_LENGTH > end)
+			return false;
+		check = data + PLAIN_L4 + TCP_CHECK;
+	}
+	old = *check;
+	*(u32 *)(data + PLAIN_L4) = after;
+#if FAMILY == 4
+	{
+		struct ip4_header *ip = data + ETH_LENGTH;
+
+		ip->check = ~folded_to_half((u64)(u16)~ip->check + change);
+		ip->saddr = to->saddr[0];
+		ip->daddr = to->daddr[0];
+	}
+	if (bpf_l4_csum_replace(skb, at, 0, change, PSEUDO_HEADER | (is_tcp ? 0 : KEEP_ZERO)))
+		return false;
+	if (before == after)
+		return true;
+#else
+	{
+		struct ip6_header *ip = data + ETH_LENGTH;
+
+		copy_ip6(ip->saddr, to->saddr);
+		copy_ip6(ip->daddr, to->daddr);
+	}
+	if (bpf_l4_csum_replace(skb, at, 0, folded((u64)change + ports), is_tcp ? 0 : KEEP_ZERO))
+		return false;
+#endif
+	if (!is_tcp && !old)
+		return true;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (data + PLAIN_L4 + UDP_LENGTH > end)
+		return false;
+	check = data + PLAIN_L4 + UDP_CHECK;
+	if (is_tcp) {
+		if (data + PLAIN_L4 + TCP_LENGTH > end)
+			return false;
+		check = data + PLAIN_L4 + TCP_CHECK;
+	}
+	new = *check;
+#if FAMILY == 4
+	if (folded_to_half((u64)old + change) == folded_to_half(new))
+		return true; /* added: to be completed */
+	new = ~folded_to_half((u64)(u16) ~new + ports);
+	if (!is_tcp && !new)
+		new = 0xffff;
+#else
+	if (new != old)
+		return true;
+	new = folded_to_half((u64)old + change); /* left alone: to be completed */
+#endif
+	*check = new;
+	return true;
+}
+
 /* Give a packet the addresses and ports that it becomes, and send it on its way. */
 INLINE int F(rewrite)(struct __sk_buff *skb, const struct F(packet) * p, const struct F(flow) * flow)
 {
@@ -190,6 +326,8 @@ INLINE int F(rewrite)(struct __sk_buff *skb, const struct F(packet) * p, const s
 	if (p->part == FIRST_FRAGMENT)
 		F(note_fragment)(p, flow);
 	change = F(address_difference)(&p->key.tuple, to);
+	if (F(is_plain)(p, to, change))
+		return F(write_plain)(skb, p, to, change) ? send_on(skb, flow->flags, flow->mac) : TC_DROP;
 	if (!F(write_addresses)(skb, ETH_LENGTH, to, change, RECOMPUTE_CHECKSUM))
 		return TC_DROP;
 	if (p->part != LATER_FRAGMENT) {
@@ -365,7 +503,7 @@ INLINE bool F(is_answerable)(const struct F(flow_key) * key, struct F(flow) * fl
 	F(make_reply)(&back, key, flow);
 	back.seen = now;
 	found = bpf_map_lookup_elem(F(map_recent), &reply);
-	if (found ? !F(leads_to)(found, &back.becomes) : !F(put_recent)(&reply, &back))
+	if (found ? !F(leads_to)(found, &back.becomes) : !F(put_recent)(&reply, &back, true))
 		return false;
 	if (found)
 		found->seen = now;

@@ -50,6 +50,7 @@ static void *(*lrp_skc_to_mptcp_sock)(void *sk) = (void *)196; /* 5.19 */
 static u64 (*lrp_netns_cookie)(void *ctx) = (void *)122;       /* bpf_get_netns_cookie, 5.7 */
 static long (*lrp_ringbuf_output)(void *ringbuf, void *data, u64 size, u64 flags) = (void *)130; /* 5.8 */
 static u64 (*lrp_coarse_time)(void) = (void *)(LRP_HAVE_COARSE_TIME ? 160 : 5); /* bpf_ktime_get_coarse_ns, 5.11 */
+static u64 (*lrp_jiffies)(void) = (void *)118; /* bpf_jiffies64, 5.6: inlined, one load */
 static void *(*lrp_sk_storage_get)(void *map, void *sk, void *value, u64 flags) = (void *)107; /* 5.2 */
 
 #define SK_STORAGE_CREATE 1
@@ -99,10 +100,23 @@ INLINE void copy_ip6(__be32 *to, const __be32 *from)
 	to[3] = from[3];
 }
 
-/* Now, in the units of flow.seen. */
-INLINE u32 flow_clock(void)
+/* What a CPU knows of the time. now: in the units of flow.seen. */
+struct clock {
+	u64 jiffy;
+	u32 now;
+	u32 pad;
+};
+
+/* Now, in the units of flow.seen. The kernel's clock is asked once a jiffy: a look at the jiffies costs next to nothing. */
+INLINE u32 flow_clock(struct clock *clock)
 {
-	return lrp_coarse_time() >> 30;
+	u64 jiffy = lrp_jiffies();
+
+	if (clock->jiffy != jiffy) {
+		clock->jiffy = jiffy;
+		clock->now = lrp_coarse_time() >> 30;
+	}
+	return clock->now;
 }
 
 /* The socket of a hook's context. In assembly for the same reason as WRITE_CONTEXT. */

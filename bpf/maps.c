@@ -38,14 +38,15 @@ RINGBUF(struct event, events, LRP_RING_BYTES);
 
 #ifdef LRP_FLOWS
 /*
- * Entries of flows: two for each, one each way. An entry of the LRU may be displaced by a newer one, so it is the one to
- * have room to spare. `flows` is not allocated beforehand: most nodes never have so many connections.
+ * Entries of flows: two for each, one each way. `flows` is not allocated beforehand, for most nodes never have so many
+ * connections; one entry more than a power of two gives it twice the buckets, so that it is as fast full as empty. An
+ * LRU is: a smaller one is faster, for its memory stays warm, and what it displaces is over in all likelihood.
  */
 #define FLOWS(family)                                                                                                  \
 	BPF_F_TABLE("hash:" LRP_FLOWS "flows" #family, struct flow_key##family, struct flow##family,                   \
-		    lrp_flows##family, 2 * LRP_MAX_FLOWS, NO_PREALLOC);                                                \
+		    lrp_flows##family, 2 * LRP_MAX_FLOWS + 1, NO_PREALLOC);                                            \
 	BPF_F_TABLE("lru_hash:" LRP_FLOWS "recent" #family, struct flow_key##family, struct flow##family,              \
-		    lrp_recent##family, LRP_MAX_FLOWS, 0);                                                             \
+		    lrp_recent##family, LRP_MAX_FLOWS / 2 + 1024, 0);                                                  \
 	BPF_F_TABLE("lru_hash:" LRP_FLOWS "fragments" #family, struct flow_key##family, struct flow##family,           \
 		    lrp_fragments##family, LRP_MAX_FRAGMENTS, 0)
 

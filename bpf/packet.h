@@ -111,12 +111,14 @@ struct packet6 {
  */
 struct work4 {
 	struct packet4 p;
+	struct clock clock;
 	struct run run;
 	struct flow4 becomes;
 };
 
 struct work6 {
 	struct packet6 p;
+	struct clock clock;
 	struct run run;
 	struct flow6 becomes;
 };

@@ -33,6 +33,15 @@ INLINE u32 folded(u64 sum)
 	return (sum & 0xffffffff) + (sum >> 32);
 }
 
+/* A ones' complement sum in 16 bits. */
+INLINE u16 folded_to_half(u64 sum)
+{
+	u32 half = folded(sum);
+
+	half = (half & 0xffff) + (half >> 16);
+	return (half & 0xffff) + (half >> 16);
+}
+
 INLINE u32 address_difference4(const struct tuple4 *before, const struct tuple4 *after)
 {
 	return folded(difference(difference(0, *before->saddr, *after->saddr), *before->daddr, *after->daddr));

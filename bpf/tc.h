@@ -148,7 +148,7 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 		work->becomes = *flow;
 		return TRANSLATE;
 	}
-	if (!F(choose_backend)(skb, work, first, bridged) || !F(begin)(&p->key, &work->becomes, now)) {
+	if (!F(choose_backend)(skb, work, first, bridged) || !F(begin)(&p->key, &work->becomes, now, !flow)) {
 		F(report)(work, ACTION_FAILED);
 		return F(goes_elsewhere)(p);
 	}
@@ -165,7 +165,7 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 
 	if (!flow || flow->flags & FLOW_RESET || !F(is_sent_again)(p, flow, now) ||
 	    !F(is_answerable)(&p->key, flow, now))
-		return F(goes_elsewhere)(p);
+		return F(stands_aside)(p, &work->becomes, now) ? TRANSLATE : F(goes_elsewhere)(p);
 	work->becomes = *flow;
 	return TRANSLATE;
 }
@@ -234,7 +234,7 @@ INLINE int F(outward)(struct __sk_buff *skb, bool bridged)
 		return TC_NEXT;
 	if (work->p.key.protocol != IPPROTO_TCP && work->p.key.protocol != IPPROTO_UDP)
 		return F(translate_error)(skb, &work->p);
-	verdict = F(decide_outward)(skb, work, bridged, flow_clock());
+	verdict = F(decide_outward)(skb, work, bridged, flow_clock(&work->clock));
 	if (verdict == TRANSLATE)
 		return F(rewrite)(skb, &work->p, &work->becomes);
 	if (verdict == REFUSE)
@@ -252,7 +252,7 @@ INLINE int F(inward)(struct __sk_buff *skb)
 		return TC_NEXT;
 	if (work->p.key.protocol != IPPROTO_TCP && work->p.key.protocol != IPPROTO_UDP)
 		return F(translate_error)(skb, &work->p);
-	verdict = F(decide_inward)(skb, work, flow_clock());
+	verdict = F(decide_inward)(skb, work, flow_clock(&work->clock));
 	if (verdict == TRANSLATE)
 		return F(rewrite)(skb, &work->p, &work->becomes);
 	return verdict == DROP ? TC_DROP : F(pass)(&work->p);

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 from lab import Node, Pod
 from lrp_operator.api.addresses import L4Addr, Protocol, parse_ip
@@ -24,7 +25,7 @@ from tests.datapath.world import InNode, entry
 from tests.fuzz.model import IN, OUT, TCP, UDP, Address, Conversation, Leg, Model, Rule, Table, Wrong
 
 MAX_FLOWS = 8192
-ENTRIES = 2 * MAX_FLOWS  # of the table of established connections
+ENTRIES = 2 * MAX_FLOWS + 1  # of the table of established connections
 TICK_BITS = 30
 _COARSE = 6  # CLOCK_MONOTONIC_COARSE, which Python has no name for
 _DELETE_BATCH = 27
@@ -89,7 +90,18 @@ class Arena:
         self.datapath.update(Delta({**gone, **{one.frontend: one for one in entries}}, {}, {}))
         report = self.datapath.flush(complete=True)
         assert not report.problems, report.problems
+        self._let_go()
         self.table, self.changed = _table(entries, self.exempt), pick is not None
+
+    def _let_go(self) -> None:
+        """Backends that have left go at once: the model knows of no while."""
+        opened = self.datapath._opened
+        assert opened is not None
+        assert opened._direct is not None
+        with patch("lrp_operator.datapath.direct.LINGER_SECONDS", -1.0):
+            for address in opened._direct.expired(set):
+                opened._tables[len(address.ip)].want(address, None)
+        self.datapath.flush(complete=True)
 
     # --- Flows
 

@@ -199,7 +199,7 @@ class _Opened:
         self._locator = PodLocator(place)
         wanted = plan_room.plan(settings, self._features, place.host_cookie)
         self._programs = Programs(wanted, settings.cgroup_root)
-        self._direct = DirectFrontends() if wanted.tc is TcBuild.SERVING else None
+        self._direct = DirectFrontends() if wanted.tc is not TcBuild.NONE else None
         self.tc: TcLevel | None = None
         self._resources = ExitStack()
         self._resources.callback(self._locator.close)
@@ -216,6 +216,7 @@ class _Opened:
             self._programs.load()
             self._open_maps()
             self._read_back()
+            self._adopt_direct()
             # What an earlier mode, or another build of tables, has in force serves on until ours are filled: see flush.
             self._attach_when_filled = not self._is_current()
             if not self._attach_when_filled:
@@ -281,6 +282,15 @@ class _Opened:
         self._settle()
         return drifted
 
+    def _adopt_direct(self) -> None:
+        """Keep backends' own addresses for a while that an earlier agent had, for flows of theirs may stand."""
+        if self._direct is None:
+            return
+        for table in self._tables.values():
+            for address, found in table.programmed.items():
+                if found.content.flags & FLAG_DIRECT and self._direct.adopt(address):
+                    table.want(address, found.content)
+
     def _settle(self) -> None:
         """Let readers leave what may just have been freed, before anything is written. Raises OSError."""
         if not self._settled:
@@ -288,13 +298,9 @@ class _Opened:
             self._settled = True
 
     def _is_current(self) -> bool:
-        """Whether nothing is attached but what uses our tables, at the levels that this mode has."""
+        """Whether nothing is attached but programs of this very build, at the levels that this mode has."""
         ids = set(self._programs.attached().values()) | (self.tc.program_ids() if self.tc else set())
-        known: set[int] = set()
-        for path in self._programs.wanted.tables.glob("*-*/*"):
-            with bpf.open_pin(path) as program:
-                known.add(bpf.prog_info(program).id)
-        return ids <= known and not self._programs.others()
+        return ids <= self._programs.ids() and not self._programs.others()
 
     def _attach(self) -> list[str]:
         """Attach both levels: first the one that takes over, then the other, which may lose its place."""
@@ -325,9 +331,13 @@ class _Opened:
         if table is None:
             return  # that family is switched off
         table.want(address, None if entry is None else content_of(entry, skipped=address in skipped))
-        if self._direct is not None:
-            for backend, content in self._direct.change(address, entry):
-                self._tables[len(backend.ip)].want(backend, content)
+        if self._direct is None:
+            return
+        if self._programs.wanted.tc is TcBuild.SERVING:
+            for backend, itself in self._direct.change(address, entry):
+                self._tables[len(backend.ip)].want(backend, itself)
+        elif entry is not None:
+            self._direct.forget(address)
 
     def flush(self, *, prune: bool) -> FlushReport:
         self.complete = self.complete or prune
@@ -441,9 +451,11 @@ class _Opened:
         if self._programs.wanted.sockets_leaving and not self._attach_when_filled and not self._ender.any_remembered():
             self._programs.leave_sockets()
             log.info("the last socket of the socket level is closed: its programs are removed")
-        if self.tc is None:
+        if self.tc is None or self._direct is None:
             return
         self.tc.sweep()
+        for address in self._direct.expired(self.tc.backends_in_use):
+            self._tables[len(address.ip)].want(address, None)
         if self.tc.leaving and not self._attach_when_filled and self.tc.leave_if_idle():
             for name in [name for name, path in self._pins.items() if path.parent == self._programs.wanted.flows]:
                 del self._pins[name]  # not to be pinned again

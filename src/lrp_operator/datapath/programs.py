@@ -76,6 +76,10 @@ class Programs:
     def _program(self, hook: bpf.AttachType) -> bpf.Fd:
         return self._loaded[Path(self.wanted.socket_programs.folder) / hook_function(hook)]
 
+    def ids(self) -> set[int]:
+        """Ids of this build's programs."""
+        return {bpf.prog_info(program).id for program in self._loaded.values()}
+
     def tc_programs(self) -> dict[str, bpf.Fd]:
         """The TC level's programs by their C functions; none where there is no TC level."""
         programs = self.wanted.tc_programs

@@ -161,6 +161,11 @@ class TcLevel:
         """How many connections fit, in each family."""
         return self._flows[4].max_flows
 
+    def backends_in_use(self) -> set[L4Addr]:
+        """Whom connections go to that stand."""
+        flows = (flow for table in self._flows.values() for flow in table.established())
+        return {flow.becomes_destination for flow in flows if not flow.is_reply}
+
     def end_stale(self, stands: Callable[[L4Addr, L4Addr], bool]) -> tuple[int, list[str]]:
         """End TCP connections whose backend has left their frontend; how many, and what could not be done.
 

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrp_operator.api.addresses import L4Addr, Protocol
-from lrp_operator.datapath.direct import DirectFrontends
-from lrp_operator.datapath.layout import FLAG_DIRECT
+from lrp_operator.datapath.direct import LINGER_SECONDS, DirectFrontends, itself
 from lrp_operator.datapath.tables import Content
 from lrp_operator.resolve.model import FrontendEntry, FrontendType
 
@@ -21,10 +20,19 @@ def entry(frontend: L4Addr, backends: list[L4Addr]) -> FrontendEntry:
     return FrontendEntry(frontend, FrontendType.LOCAL_REDIRECT, "default/p", None, tuple(backends), not backends)
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @given(changes)
 def test_they_follow_from_the_entries_as_they_are(made: list[tuple[L4Addr, list[L4Addr] | None]]) -> None:
-    """An address may be a frontend, a backend, or both, in any order."""
-    direct, entries = DirectFrontends(), dict[L4Addr, list[L4Addr]]()
+    """An address may be a frontend, a backend, or both, in any order; what is neither any more goes after a while."""
+    clock = Clock()
+    direct, entries = DirectFrontends(clock), dict[L4Addr, list[L4Addr]]()
     table = dict[L4Addr, Content | None]()
     for frontend, backends in made:
         if backends is None:
@@ -35,9 +43,39 @@ def test_they_follow_from_the_entries_as_they_are(made: list[tuple[L4Addr, list[
             table[frontend] = None  # the caller's own entry
         for address, content in direct.change(frontend, None if backends is None else entry(frontend, backends)):
             assert address not in entries, "a frontend is never changed"
-            if content is None:
-                table.pop(address, None)
-            else:
-                table[address] = content
-        wanted = {backend for listed in entries.values() for backend in listed} - entries.keys()
-        assert table == dict.fromkeys(entries) | {one: Content((one,), FLAG_DIRECT, 0) for one in wanted}
+            table[address] = content
+        assert direct.expired(set) == []
+        wanted = dict.fromkeys(entries) | {one: itself(one) for one in _backends(entries) - entries.keys()}
+        assert table.items() >= wanted.items()
+    clock.now += LINGER_SECONDS + 1
+    for address in direct.expired(set):
+        assert table.pop(address) == itself(address)
+    assert table == dict.fromkeys(entries) | {one: itself(one) for one in _backends(entries) - entries.keys()}
+
+
+def _backends(entries: dict[L4Addr, list[L4Addr]]) -> set[L4Addr]:
+    return {backend for listed in entries.values() for backend in listed}
+
+
+def test_one_that_has_left_stays_while_connections_go_there() -> None:
+    clock = Clock()
+    direct = DirectFrontends(clock)
+    frontend, backend, other = ADDRESSES[:3]
+    list(direct.change(frontend, entry(frontend, [backend])))
+    assert list(direct.change(frontend, None)) == [(backend, itself(backend))]
+    clock.now += LINGER_SECONDS + 1
+    assert direct.expired(lambda: {backend, other}) == []
+    assert direct.expired(set) == [backend]
+    assert direct.expired(set) == []
+
+
+def test_what_an_earlier_agent_left_is_kept_for_a_while() -> None:
+    clock = Clock()
+    direct = DirectFrontends(clock)
+    frontend, backend, other = ADDRESSES[:3]
+    assert direct.adopt(backend)
+    assert direct.adopt(other)
+    list(direct.change(frontend, entry(frontend, [backend])))
+    assert not direct.adopt(backend)
+    clock.now += LINGER_SECONDS + 1
+    assert direct.expired(set) == [other]
