@@ -13,28 +13,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cluster, cluster_lines, control, report
+from benchmarks import cluster, cluster_lines, control, report, tc_report
 from benchmarks.plot import svg
 from benchmarks.ratios import ratio
-from benchmarks.rows import all_rows, choose
+from benchmarks.rows import all_rows, choose, packet_rows
 from benchmarks.sockets import TESTS, Effort, Test, measure, tell
+from benchmarks.tc import TC_TESTS, measure_ends, measure_packets
 from benchmarks.topology import BenchmarkError
 from lab import CallFailedError
 
-PARTS = ["sockets", "control", "cluster"]
+PARTS = ["sockets", "tc", "control", "cluster"]
 RESULTS = Path(__file__).parent / "results"
 _THOROUGH, _QUICK = (4, 400), (1, 40)  # rounds and cycles of the socket part
+_TC_THOROUGH, _TC_QUICK = (2, 200), (1, 20)  # of the TC part: each round compiles five builds
 _REPEATS, _QUICK_REPEATS = 7, 2  # of the control part
 
 _EPILOG = """\
 parts:
   sockets   what each call costs a client that is redirected, or is not; the options below are for this part
+  tc        what a packet costs that is rewritten on its way; the options below are for this part if it is named
   control   what the agent takes: time to program frontends and to start, memory
   cluster   what agent and controller take on a real API server; only if it is named, or with --all: five minutes, and
             some more at the first time, when etcd and kube-apiserver are built
 
 examples:
-  python -m benchmarks                              the first two parts (make bench)
+  python -m benchmarks                              the first three parts (make bench)
   python -m benchmarks --quick                      the same in a tenth of the time, with wide intervals
   python -m benchmarks sockets --only udp-connect,dns-calls --rows 'ours-1k,lru*'
                                                     some columns of some rows (* stands for anything)
@@ -58,11 +61,11 @@ def _names(text: str) -> list[str]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="What redirecting costs: each socket call beside the same call without us.",
+        description="What redirecting costs: each socket call, and each packet, beside the same without us.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", nargs="?", choices=PARTS, help="only this part (default: the first two)")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="only this part (default: the first three)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the cycles, in one round")
     parser.add_argument("--cycles", type=int, metavar="N", help=f"so many cycles in all (default: {_THOROUGH[1]})")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"set all up so often (default: {_THOROUGH[0]})")
@@ -108,18 +111,39 @@ def _as_json(figures: Mapping[str, Any]) -> str:
     return json.dumps(whole, indent=1) + "\n"
 
 
+def _effort(arguments: argparse.Namespace, usual: tuple[int, int]) -> Effort:
+    rounds = arguments.rounds or usual[0]
+    return Effort(rounds, max(1, (arguments.cycles or usual[1]) // rounds))
+
+
 def _sockets(arguments: argparse.Namespace) -> None:
     tests = _chosen_tests(arguments.only)
-    rows = choose(arguments.rows, arguments.also, everything=arguments.all)
-    usual_rounds, usual_cycles = _QUICK if arguments.quick else _THOROUGH
-    rounds = arguments.rounds or usual_rounds
-    effort = Effort(rounds, max(1, (arguments.cycles or usual_cycles) // rounds))
+    rows = choose(list(all_rows(arguments.also)), arguments.rows, everything=arguments.all)
+    effort = _effort(arguments, _QUICK if arguments.quick else _THOROUGH)
     taken = measure(rows, tests, effort)
     ratios = report.compared(taken.samples, ratio)
     for line in report.lines(taken, ratios, rows, effort):
         print(line)
     _leave("sockets.json", _as_json(report.data(taken, ratios, rows, effort)))
     _leave("sockets.svg", svg(ratios, rows))
+
+
+def _tc(arguments: argparse.Namespace) -> None:
+    named = arguments.part == "tc"
+    tests = [test for test in TC_TESTS if not named or test in _chosen_tests(arguments.only)]
+    effort = _effort(arguments, _TC_QUICK if arguments.quick else _TC_THOROUGH)
+    also = arguments.also if named else []
+    packets = measure_packets(effort, also)
+    for line in tc_report.packet_lines(packets, effort):
+        print(line)
+    ends = list(measure_ends(effort, tests, arguments.rows if named else [], also, everything=arguments.all))
+    for one in ends:
+        for line in tc_report.ends_lines(one, effort):
+            print(line)
+    for line in (*tc_report.packet_targets(packets), *tc_report.ends_targets(ends)):
+        print(line)
+    figures = {"packets": tc_report.packet_data(packets, effort), "end_to_end": tc_report.ends_data(ends, effort)}
+    _leave("tc.json", _as_json(figures))
 
 
 def _control(arguments: argparse.Namespace) -> None:
@@ -137,7 +161,8 @@ def _cluster(arguments: argparse.Namespace) -> None:
 
 
 def _list(also: list[Path]) -> None:
-    for row in all_rows(also):
+    shown = list(all_rows(also))
+    for row in (*shown, *(row for row in packet_rows(also) if row.name not in {other.name for other in shown})):
         print(f"{row.name:24}{row.what}{' (with --all)' if row.optional else ''}")
     print()
     for test in TESTS:
@@ -157,6 +182,8 @@ def main() -> int:
         print(", ".join(f"{name}: {what}" for name, what in _machine().items()))
         if arguments.part in {None, "sockets"}:
             _sockets(arguments)
+        if arguments.part in {None, "tc"}:
+            _tc(arguments)
         if arguments.part in {None, "control"}:
             _control(arguments)
         if arguments.part == "cluster" or (arguments.part is None and arguments.all):

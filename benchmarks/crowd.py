@@ -53,7 +53,5 @@ def crowd(count: int, version: int = 4) -> Iterator[FrontendEntry]:
     first, first_backend = _CROWD[version], _CROWDS_BACKENDS[version]
     for number in range(count):
         frontend = L4Addr((first + number).packed, 80, Protocol.TCP)
-        backends = [
-            L4Addr((first_backend + number * BACKENDS + i).packed, 8080, Protocol.TCP) for i in range(BACKENDS)
-        ]
+        backends = [L4Addr((first_backend + number * BACKENDS + i).packed, 8080, Protocol.TCP) for i in range(BACKENDS)]
         yield FrontendEntry(frontend, FrontendType.LOCAL_REDIRECT, f"default/p{number}", None, tuple(backends))

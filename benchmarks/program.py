@@ -17,7 +17,6 @@ from lrp_operator.datapath.model import DatapathSettings
 from lrp_operator.kernel import bpf, features
 from lrp_operator.resolve.model import Delta, SkipEntry
 
-
 _FRONTENDS = 16384
 
 

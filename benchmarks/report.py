@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.ratios import Estimate, added, ratio
 from benchmarks.rows import BASE, USUAL, Row
 from benchmarks.sockets import TESTS, Effort, Samples, Taken
-from benchmarks.targets import RIVAL, judged, rival_ratio
+from benchmarks.targets import RIVAL, TARGETS, Target, judged, rival_ratio
 
 _COLUMNS = 7
 Figures = dict[str, dict[str, Estimate]]
@@ -27,12 +27,12 @@ def lines(taken: Taken, ratios: Figures, rows: Sequence[Row], effort: Effort) ->
     yield f"Medians over {effort.cycles} cycles in {effort.rounds} rounds of {turns}; ± is half of the 95 % interval."
     yield f"Reading the clock is {taken.clock_floor} ns of each sample."
     yield ""
-    yield from _legend(rows, list(samples))
+    yield from legend(rows, list(samples))
     yield ""
     yield f"Times as long as {BASE} (below its name: {BASE}'s median in nanoseconds)"
-    yield from _table(samples, ratios, rows, lambda e: f"{e.value:.3f} ±{(e.high - e.low) / 2:.3f}")
+    yield from table(samples, ratios, rows, lambda e: f"{e.value:.3f} ±{(e.high - e.low) / 2:.3f}")
     yield f"Nanoseconds more than {BASE}"
-    yield from _table(samples, compared(samples, added), rows, _nanoseconds)
+    yield from table(samples, compared(samples, added), rows, nanoseconds)
     for name in (row.name for row in rows if row.name.startswith("also")):
         usual = f"miss-{USUAL}" if name.endswith("-miss") else f"ours-{USUAL}"
         yield from _against(samples, name, usual)
@@ -40,11 +40,13 @@ def lines(taken: Taken, ratios: Figures, rows: Sequence[Row], effort: Effort) ->
     yield from _targets(samples)
 
 
-def _nanoseconds(figure: Estimate) -> str:
+def nanoseconds(figure: Estimate) -> str:
+    """A difference and half of its interval."""
     return f"{figure.value:+.0f} ±{(figure.high - figure.low) / 2:.0f}"
 
 
-def _legend(rows: Sequence[Row], tests: Sequence[str]) -> Iterator[str]:
+def legend(rows: Sequence[Row], tests: Sequence[str]) -> Iterator[str]:
+    """What rows and tests are."""
     width = max(len(name) for name in [*(row.name for row in rows), *tests])
     for row in rows:
         yield f"  {row.name:{width}}  {row.what}"
@@ -54,7 +56,8 @@ def _legend(rows: Sequence[Row], tests: Sequence[str]) -> Iterator[str]:
             yield f"  {test.name:{width}}  {test.what}"
 
 
-def _table(samples: Samples, figures: Figures, rows: Sequence[Row], show: Callable[[Estimate], str]) -> Iterator[str]:
+def table(samples: Samples, figures: Figures, rows: Sequence[Row], show: Callable[[Estimate], str]) -> Iterator[str]:
+    """Rows by tests, with the base's median at the head."""
     tests = list(samples)
     width = max(len(row.name) for row in rows)
     for start in range(0, len(tests), _COLUMNS):
@@ -80,14 +83,14 @@ def _against(samples: Samples, name: str, usual: str) -> Iterator[str]:
     yield f"{name} against {usual}, within each cycle"
     for test, rows in pairs.items():
         share, more = ratio(rows[name], rows[usual]), added(rows[name], rows[usual])
-        yield f"  {test:24}{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]   {_nanoseconds(more)} ns"
+        yield f"  {test:24}{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]   {nanoseconds(more)} ns"
     yield ""
 
 
 def _flat(samples: Samples) -> Iterator[str]:
     pairs = [(kind, f"{kind}-10", f"{kind}-10k") for kind in ("ours", "miss")]
     found = [
-        f"  {test:24}{kind:6}{_interval(ratio(rows[many], rows[few]))}"
+        f"  {test:24}{kind:6}{interval(ratio(rows[many], rows[few]))}"
         for test, rows in samples.items()
         for kind, few, many in pairs
         if few in rows and many in rows
@@ -96,7 +99,8 @@ def _flat(samples: Samples) -> Iterator[str]:
         yield from ["10,000 frontends against 10 (1 is flat)", *found, ""]
 
 
-def _interval(figure: Estimate) -> str:
+def interval(figure: Estimate) -> str:
+    """A ratio and its interval."""
     return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
@@ -111,14 +115,16 @@ def _targets(samples: Samples) -> Iterator[str]:
         limit = f"{target.limit:.3f}{'*' if target.of_rival else ' '}"
         rival = rival_ratio(samples, target)
         here = f"{rival.value:.3f}" if rival else ""
-        yield f"  {target.test:24}{target.row:10}{limit:>10}  {_interval(found):24}{verdict:10}{leader:>7}{here:>7}"
+        yield f"  {target.test:24}{target.row:10}{limit:>10}  {interval(found):24}{verdict:10}{leader:>7}{here:>7}"
     yield f"  * as a share of what {RIVAL} adds"
     yield "  leader: its own ratio, on a slower machine, with calls that wake a server up in it"
     yield f"  {RIVAL}: its scheme's ratio, here and now"
     yield ""
 
 
-def data(taken: Taken, ratios: Figures, rows: Sequence[Row], effort: Effort) -> Mapping[str, Any]:
+def data(
+    taken: Taken, ratios: Figures, rows: Sequence[Row], effort: Effort, targets: Sequence[Target] = TARGETS
+) -> Mapping[str, Any]:
     """The figures for programs."""
     samples = taken.samples
     more = compared(samples, added)
@@ -139,6 +145,6 @@ def data(taken: Taken, ratios: Figures, rows: Sequence[Row], effort: Effort) -> 
         },
         "targets": [
             {**asdict(target), "found": found._asdict(), "verdict": verdict}
-            for target, found, verdict in judged(samples)
+            for target, found, verdict in judged(samples, targets)
         ],
     }

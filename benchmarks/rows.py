@@ -10,15 +10,16 @@
 A row only says how its place is prepared and which address its client dials there.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.netfilter import iptables_rules, nft_rules
-from benchmarks.stage import Stage
+from benchmarks.stage import Links, Stage
 from benchmarks.topology import FRONTEND, BenchmarkError, Stand
+from lab import Pod
 
 BASE = "direct"
 COUNTS = {"10": 10, "1k": 1_000, "10k": 10_000}
@@ -108,9 +109,55 @@ def all_rows(also: list[Path]) -> Iterator[Row]:
         yield Row(f"{name}-miss", f"no frontend, with {directory}", _miss(name, usual, directory))
 
 
-def choose(patterns: list[str], also: list[Path], *, everything: bool) -> list[Row]:
+def _both(stand: Stand) -> Sequence[Pod]:
+    return stand.client, stand.backend
+
+
+def _client(stand: Stand) -> Sequence[Pod]:
+    return (stand.client,)
+
+
+def _empty_links(stage: Stage) -> Seat:
+    stand = stage.empty_links(_both)
+    return Seat(stand, stand.client.cgroup, stand.backend.ipv4)
+
+
+def _translated(
+    name: str, frontends: int, sources: Path | None = None, links: Links = _both
+) -> Callable[[Stage], Seat]:
+    return lambda stage: _apart(stage.translating(name, frontends, sources, links))
+
+
+def _untranslated(name: str, frontends: int, sources: Path | None = None) -> Callable[[Stage], Seat]:
+    def prepare(stage: Stage) -> Seat:
+        stand = stage.translating(name, frontends, sources, _both, miss=True)
+        return Seat(stand, stand.client.cgroup, stand.backend.ipv4)
+
+    return prepare
+
+
+def packet_rows(also: list[Path]) -> Iterator[Row]:
+    """The rows of the TC part: those whose packets are rewritten, in either way. Each has a node of its own."""
+    yield Row(BASE, "nothing attached; the client dials the pod's own address", _direct)
+    yield Row("tc-empty", "programs that do nothing, on the links of client and backend", _empty_links)
+    usual = COUNTS[USUAL]
+    for suffix, count in COUNTS.items():
+        yield Row(f"tc-{suffix}", f"a frontend among {count:,}, programs on both links", _translated(suffix, count))
+    yield Row("tc-client", "the same, programs on the client's link only", _translated("client", usual, links=_client))
+    yield Row("tc-miss", f"a pod that is no backend; {usual:,} frontends are", _untranslated("miss", usual))
+    yield from (row for row in all_rows([]) if row.netfilter)
+    for number, directory in enumerate(also, 1):
+        name = "also" if len(also) == 1 else f"also{number}"
+        yield Row(name, f"a frontend among {usual:,}, with {directory}", _translated(name, usual, directory))
+        yield Row(f"{name}-miss", f"no frontend, with {directory}", _untranslated(f"{name}-miss", usual, directory))
+
+
+BRIDGED = (BASE, "tc-empty", f"tc-{USUAL}", "tc-miss", f"iptables-{USUAL}", f"nft-{USUAL}", "also*")
+"""The TC part's rows where pods are on a bridge."""
+
+
+def choose(rows: Sequence[Row], patterns: list[str], *, everything: bool) -> list[Row]:
     """Pick rows by name; patterns may have * in them. The base is always there."""
-    rows = list(all_rows(also))
     if not patterns:
         return [row for row in rows if everything or not row.optional]
     unknown = [pattern for pattern in patterns if not any(fnmatchcase(row.name, pattern) for row in rows)]

@@ -7,6 +7,8 @@ machine does meets all rows alike, as long as it lasts longer than a cycle.
 import os
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from benchmarks.rows import Row
@@ -76,12 +78,12 @@ class Taken:
     clock_floor: int
 
 
-def measure(rows: list[Row], tests: list[Test], effort: Effort) -> Taken:
-    """All rounds. Each has a stage of its own, removed when it ends, whatever happens."""
+def measure(rows: list[Row], tests: list[Test], effort: Effort, *, bridge: bool = False) -> Taken:
+    """All rounds. Each has a stage of its own, removed when it ends, whatever happens. bridge: see Stage."""
     together: Samples = {}
     floors = []
     for number in range(effort.rounds):
-        with Stage() as stage:
+        with Stage(bridge=bridge) as stage:
             clients = _seat_all(stage, rows, f"round {number + 1} of {effort.rounds}")
             for test, taken in _round(clients, rows, tests, effort).items():
                 for row, medians in taken.items():
@@ -99,12 +101,21 @@ def _seat_all(stage: Stage, rows: list[Row], when: str) -> dict[str, Client]:
 
 
 def _round(clients: dict[str, Client], rows: list[Row], tests: list[Test], effort: Effort) -> Samples:
+    with at_once():
+        return {test.name: _cycles(clients, rows, test, effort) for test in tests}
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Give turns without delay: on another CPU than those who take them, before whatever else works here, as they do.
+
+    Else they wait for their turns until everything else that works here lets us give them one.
+    """
     mine = os.sched_getaffinity(0)
     os.sched_setaffinity(0, mine - {0} or mine)  # CPU 0 is the clients'
-    # As theirs: else they wait for their turns until everything else that works here lets us give them one.
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     try:
-        return {test.name: _cycles(clients, rows, test, effort) for test in tests}
+        yield
     finally:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         os.sched_setaffinity(0, mine)

@@ -19,23 +19,32 @@ from typing import Self
 import msgspec
 
 from benchmarks.netfilter import services
-from benchmarks.packets import Scene
+from benchmarks.packets import Case, Kind, Scene
 from benchmarks.program import Wish
-from benchmarks.runner import Runner
+from benchmarks.runner import EMPTY, Runner
 from benchmarks.topology import BenchmarkError, Client, Stand, compile_c
-from lab import Node
+from lab import Node, Pod
+from lrp_operator.api.addresses import Protocol
 from lrp_operator.kernel import bpf
+from lrp_operator.kernel.netns import in_netns
 from lrp_operator.resolve.model import FrontendEntry
 
 _LET_PASS = bytes([0xB7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0])  # r0 = 1; exit
 _RULES_SECONDS = 600  # nft takes a minute and a half for 10,000 Services
+NEXT = bytes([0xB7, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0x95, 0, 0, 0, 0, 0, 0, 0])
+"""r0 = TC_ACT_UNSPEC; exit"""
+
+Links = Callable[[Stand], Sequence[Pod]]
+"""On which pods' links of a stand programs are."""
+
 ROOT = Path(__file__).parents[1]
 
 
 class Stage:
-    """The stands, and the cgroups that programs have been attached to."""
+    """The stands, and the cgroups that programs have been attached to. bridge: pods are on their node's bridge."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, bridge: bool = False) -> None:
+        self._bridge = bridge
         self._stack = ExitStack()
         self._directory = Path()
         self._measure = Path()
@@ -57,7 +66,7 @@ class Stage:
 
     def new_stand(self) -> Stand:
         """A stand for one row alone."""
-        return Stand(self._stack.enter_context(Node()), self._measure)
+        return Stand(self._stack.enter_context(Node()), self._measure, self._bridge)
 
     @cached_property
     def stand(self) -> Stand:
@@ -96,10 +105,39 @@ class Stage:
                 exempt=self.stand.node.pods["exempt"].ipv4 if exempt else None,
                 table=table,
             )
-            path = {"PYTHONPATH": str(self._checkout(name, sources))} if sources else {}
-            self._child("benchmarks.program", msgspec.json.encode(wish), path)
+            self._program(self.stand, wish, name, sources)
             self._cgroups[name] = Path(wish.cgroup)
         return self._cgroups[name]
+
+    def translating(
+        self, name: str, frontends: int, sources: Path | None, links: Links, *, miss: bool = False
+    ) -> Stand:
+        """A stand of its own with the product's TC level. miss: the pod that has the server is no backend there."""
+        stand = self.new_stand()
+        served = stand.node.pod("elsewhere") if miss else stand.backend
+        wish = Wish(
+            bpf_root=str(stand.node.bpf / "lrp"),
+            cgroup=str(stand.node.cgroup),
+            backend=served.ipv4,
+            frontends=frontends,
+            tc=True,
+            pods={pod.short_name: pod.ipv4 for pod in links(stand)},
+        )
+        self._program(stand, wish, name, sources)
+        return stand
+
+    def empty_links(self, links: Links) -> Stand:
+        """A stand of its own with programs on pods' links that do nothing but let pass."""
+        stand = self.new_stand()
+
+        def attach(program: bpf.Fd) -> None:
+            for pod in links(stand):
+                for hook in bpf.TcxHook:
+                    bpf.attach_to_link(program, pod.veth.index, hook, bpf.Place.LAST)
+
+        with bpf.load_program(bpf.ProgType.SCHED_CLS, NEXT) as program:
+            in_netns(stand.node.netns, lambda: attach(program))
+        return stand
 
     def packets(self, name: str, frontends: int, sources: Path | None) -> Scene:
         """The product's TC level on tables of its own, attached nowhere: for packets that are run through it."""
@@ -111,14 +149,17 @@ class Stage:
             tc=True,
             mirrors=True,
         )
-        path = {"PYTHONPATH": str(self._checkout(name, sources))} if sources else {}
-        self._child("benchmarks.program", msgspec.json.encode(wish), path)
+        self._program(self.stand, wish, name, sources)
         return Scene(name, Path(wish.bpf_root), self.stand.client.veth.index)
 
     def runner(self) -> Runner:
-        """Start what runs packets through programs, on the shared node."""
+        """Start what runs packets through programs, on the shared node; case 0 is an empty program."""
         runner = Runner(self.stand.node, compile_c("testrun.c", self._directory))
         self._stack.callback(runner.end)
+        pin = self.stand.node.bpf / "empty"
+        with bpf.load_program(bpf.ProgType.SCHED_CLS, NEXT) as program:
+            bpf.pin(program, pin)
+        runner.add(EMPTY, Case("empty", Kind.MISS, 4, Protocol.TCP), pin, self.stand.client.veth.index)
         return runner
 
     def rival(self, name: str, frontends: int) -> Path:
@@ -130,7 +171,7 @@ class Stage:
                 backend=self.stand.backend.ipv4,
                 frontends=frontends,
             )
-            self._child("benchmarks.prototype.load", msgspec.json.encode(wish), {})
+            self._child(self.stand, "benchmarks.prototype.load", msgspec.json.encode(wish), {})
             self._cgroups[name] = Path(wish.cgroup)
         return self._cgroups[name]
 
@@ -156,9 +197,13 @@ class Stage:
         stand.node.run([*command, rules], timeout=_RULES_SECONDS)
         return stand
 
-    def _child(self, module: str, given: bytes, environment: Mapping[str, str]) -> None:
-        """Run a module of ours on the shared node. Raises BenchmarkError with what it says when it fails."""
-        child = self.stand.node.popen(
+    def _program(self, stand: Stand, wish: Wish, name: str, sources: Path | None) -> None:
+        path = {"PYTHONPATH": str(self._checkout(name, sources))} if sources else {}
+        self._child(stand, "benchmarks.program", msgspec.json.encode(wish), path)
+
+    def _child(self, stand: Stand, module: str, given: bytes, environment: Mapping[str, str]) -> None:
+        """Run a module of ours on a stand's node. Raises BenchmarkError with what it says when it fails."""
+        child = stand.node.popen(
             [sys.executable, "-m", module],
             cwd=ROOT,
             env={**os.environ, **environment},

@@ -4,6 +4,7 @@ The leader's ratios were measured on another machine, where the calls themselves
 the row `lru`, and that one is measured here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,6 +42,10 @@ TARGETS = (
 )
 
 
+PACKET_TARGETS = tuple(Target(test, f"tc-{USUAL}", 1.05) for test in ("tcp-rr", "sendto", "send"))
+"""The TC part's, end to end."""
+
+
 class Verdict(StrEnum):
     """Whether a target is met, as far as the interval tells."""
 
@@ -56,10 +61,10 @@ def verdict(limit: float, found: Estimate) -> Verdict:
     return Verdict.NOT_MET if found.low > limit else Verdict.UNCLEAR
 
 
-def judged(samples: Samples) -> list[tuple[Target, Estimate, Verdict]]:
+def judged(samples: Samples, targets: Sequence[Target] = TARGETS) -> list[tuple[Target, Estimate, Verdict]]:
     """The targets that this run can tell something about."""
     answers = []
-    for target in TARGETS:
+    for target in targets:
         rows = samples.get(target.test, {})
         if target.row not in rows or (target.of_rival and RIVAL not in rows):
             continue

@@ -37,7 +37,9 @@ def compile_c(name: str, directory: Path) -> Path:
             "apt-get install --no-install-recommends gcc libc6-dev"
         )
     source, program = _HERE / name, directory / Path(name).stem
-    done = subprocess.run([compiler, "-O2", "-Wall", "-o", program, source], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [compiler, "-O2", "-Wall", "-o", program, source], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise BenchmarkError(f"gcc could not compile {name}:\n{done.stderr}")
     return program
@@ -45,16 +47,20 @@ def compile_c(name: str, directory: Path) -> Path:
 
 @dataclass
 class Stand:
-    """A node with a client pod and a backend pod in which the server runs. measure: the compiled program."""
+    """A node with a client pod and a backend pod in which the server runs.
+
+    measure: the compiled program. bridge: the pods are on the node's bridge.
+    """
 
     node: Node
     measure: Path
+    bridge: bool = False
     client: Pod = field(init=False)
     backend: Pod = field(init=False)
 
     def __post_init__(self) -> None:
-        self.client = self.node.pod("client")
-        self.backend = self.node.pod("backend")
+        self.client = self.node.pod("client", bridge=self.bridge)
+        self.backend = self.node.pod("backend", bridge=self.bridge)
         server = self.backend.popen(
             [self.measure, "serve", str(TCP_PORT), str(UDP_PORT)], stdout=subprocess.PIPE, text=True
         )
