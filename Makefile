@@ -7,10 +7,10 @@ APT := python3-venv python3-bpfcc iproute2 nftables iptables bind9-dnsutils dnsm
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test unit lint format lock generate demo bench cluster clean
+.PHONY: help setup test test-kernels unit lint format lock generate demo bench cluster clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Install what is missing: distribution packages (needs root), Python packages into .venv
 
@@ -37,6 +37,9 @@ bench: setup ## Measure what redirecting costs, in network namespaces (root; min
 
 test: setup ## Run every test (root: real eBPF in network namespaces of its own)
 	$(BIN)/pytest
+
+test-kernels: setup ## Run the programs on Debian's kernels, old and new, under emulation (root; downloads once; 15 minutes)
+	$(BIN)/python -m tests.kernels
 
 unit: setup ## Run the tests that need neither root nor an API server
 	$(BIN)/pytest -m "not privileged and not cluster"

@@ -100,6 +100,8 @@ INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * fron
 		count(0, ACTION_FAILED);
 	if (first && run.flags & RUN_DIRECT)
 		first = NULL; /* a concern of the TC level */
+	/* Ask the pointer itself: left to the compiler, the flag is asked again, and most verifiers don't know that it tells. */
+	asm volatile("" : "+r"(first));
 	if (first) {
 #if LRP_HAVE_NETNS_COOKIE
 		if (run.flags & (RUN_SKIP | RUN_AFFINITY))

@@ -373,7 +373,7 @@ class _Opened:
             removed,
             ended + ended_flows,
             self._problems,
-            again_in=_SECOND_LOOK if self._second_look else 0.0,
+            again_in=_SECOND_LOOK if self._second_look or (self.tc and self.tc.unfinished) else 0.0,
             links_attached=attached,
             links_left=left,
         )

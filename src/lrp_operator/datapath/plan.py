@@ -16,6 +16,7 @@ Whoever comes next finds all by these names. Nothing is pinned for a pod's link:
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 from lrp_operator.datapath.model import DatapathError, DatapathSettings, Feature, SocketLevel, TcLevel
@@ -114,7 +115,12 @@ def hook_function(hook: bpf.AttachType) -> str:
 
 
 def _version(of: str) -> str:
-    found = re.search(rf"#define LRP_{of}_VERSION (\d+)", (bpf_directory() / "config.h").read_text())
+    return _version_in(bpf_directory(), of)
+
+
+@cache
+def _version_in(folder: Path, of: str) -> str:
+    found = re.search(rf"#define LRP_{of}_VERSION (\d+)", (folder / "config.h").read_text())
     assert found is not None
     return found[1]
 
@@ -180,7 +186,7 @@ def describe(features: KernelFeatures, tc: TcBuild = TcBuild.NONE) -> tuple[Feat
     """Tell people what this kernel has, and what does not work for want of it. tc: what the TC level is built for."""
     wishes = [
         ("netns cookie in BPF", features.netns_cookie_helper, "skipRedirectFromBackend and session affinity are off"),
-        ("SO_NETNS_COOKIE", features.netns_cookie_option, "skipRedirectFromBackend is not in force"),
+        ("SO_NETNS_COOKIE", features.netns_cookie_option, "no skipRedirectFromBackend, no hostNamespaceOnly"),
         ("table of sockets", _has_socket_table(features), "new redirected sockets cost some hundred nanoseconds more"),
         ("bpf_skc_to_mptcp_sock", features.mptcp, "getpeername of an MPTCP connection shows the pod's address"),
         ("bpf_set_retval", features.set_retval, "a refused connect says EPERM instead of ECONNREFUSED"),

@@ -42,6 +42,7 @@ class TcLevel:
         self._finder = PodFinder()
         self._resources.callback(self._finder.close)
         self._flows = {ip_bytes: self._open_flows(ip_bytes, digit) for ip_bytes, digit in _FAMILIES.items()}
+        self._take_down()
         self._found = Found({}, {})
         self._standing: dict[PodInterface, Standing] = {}
         self.programs = {name.removeprefix("lrp_"): bpf.prog_info(program).id for name, program in programs.items()}
@@ -51,6 +52,16 @@ class TcLevel:
         for opened in maps:
             self._resources.callback(opened.close)
         return FlowTable(ip_bytes, *maps)
+
+    def _take_down(self) -> None:
+        """An agent that died while it moved programs has left a pod cut off: see `links`."""
+        for link in self._finder.all_links():
+            try:
+                if self._links.take_down(link.index):
+                    log.warning("%s was cut off by an agent that died: it is open again", link.name)
+            except OSError as error:
+                if not is_gone(error):
+                    raise
 
     def close(self) -> None:
         """Let go; what is attached stays."""
@@ -70,6 +81,11 @@ class TcLevel:
     def name_of(self, ifindex: int) -> str | None:
         """The pod that a link is of."""
         return next((pod or None for link, pod in self._found.links.items() if link.ifindex == ifindex), None)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether pods are left whose links have not been looked for."""
+        return self._ports.unfinished
 
     def find(self) -> None:
         """Look which links are pods' now."""
@@ -94,11 +110,11 @@ class TcLevel:
         wanted = self._found.links
         attached = sum(self._put(link) for link in wanted if everything or not self._is_done(link))
         gone = self._standing.keys() - wanted.keys() if prune else set()
-        left = sum(self._take_off(link.ifindex) for link in gone)
+        known = {link.ifindex for link in wanted}  # a link may have another name or have joined a bridge: it stays
+        left = sum(self._take_off(link.ifindex) for link in gone if link.ifindex not in known)
         for link in gone:
             del self._standing[link]
         if prune and everything:
-            known = {link.ifindex for link in wanted}
             left += sum(self._take_off(link.index) for link in self._finder.all_links() if link.index not in known)
         return attached, left, self._tell()
 

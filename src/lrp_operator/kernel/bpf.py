@@ -9,10 +9,13 @@ import ctypes
 import errno
 import os
 import platform
+import resource
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -131,8 +134,17 @@ class Fd:
         self.close()
 
 
+@cache
+def _lift_memory_limit() -> None:
+    """Before Linux 5.11 maps and programs count as locked memory, of which a user gets little; later it is no matter."""
+    with suppress(OSError, ValueError):  # without CAP_SYS_RESOURCE; then bpf(2) itself says what it has to
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
 def call(command: Command, attributes: bytes | bytearray) -> int:
     """Do one bpf(2) call; output fields are written back into a bytearray. Raises OSError."""
+    if command in {Command.MAP_CREATE, Command.PROG_LOAD}:
+        _lift_memory_limit()
     buffer = ctypes.create_string_buffer(bytes(attributes), _ATTR_SIZE)
     number = _SYSCALL_NUMBER[platform.machine()]
     result: int = _libc.syscall(number, int(command), buffer, _ATTR_SIZE)

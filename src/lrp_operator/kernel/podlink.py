@@ -103,7 +103,13 @@ class PodFinder:
                 refused.append(error)
         if not found:
             raise refused[0] if refused else NoPodLinkError("the pod has no address")
-        spaces = {link.peer_nsid for link in found.values()}
+        return self.with_siblings(found, links)
+
+    def with_siblings(self, indexes: Collection[int], links: Collection[Link]) -> tuple[PodInterface, ...]:
+        """Describe some links, and all others into their namespaces."""
+        found = {link.index: link for link in links if link.index in indexes}
+        # Links into a namespace that is being torn down all have the same id, a negative one.
+        spaces = {link.peer_nsid for link in found.values() if link.peer_nsid is not None and link.peer_nsid >= 0}
         found |= {link.index: link for link in links if link.peer_nsid in spaces and self.may_be_a_pods(link)}
         return tuple(self.interface(link) for _, link in sorted(found.items()))
 

@@ -15,10 +15,11 @@ from lrp_operator.kernel import bpf
 from lrp_operator.kernel.netlink import NetlinkError, NetlinkSocket, attribute, attributes
 from lrp_operator.kernel.netns import Where
 
-_NEWQDISC = 36
+_NEWQDISC, _GETQDISC = 36, 38
 _NEWTFILTER, _DELTFILTER, _GETTFILTER = 44, 45, 46
 _CREATE, _EXCLUSIVE = 0x400, 0x200
 _REPLACE = 0x100
+_ECHO = 0x8  # else the answer goes to whoever listens, and not to who asks
 
 _HEADER = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
 _KIND, _OPTIONS = 1, 2
@@ -89,12 +90,23 @@ class TcFilters:
             if error.errno not in {errno.ENOENT, errno.EINVAL, errno.ENODEV}:
                 raise
 
+    def has_clsact(self, index: int) -> bool:
+        """Whether a link has a clsact qdisc; an ingress qdisc stands in the same place, and has one hook only."""
+        try:
+            answer = self._netlink.request(_GETQDISC, _HEADER.pack(0, index, 0, _CLSACT_PARENT, 0), _ECHO)
+        except NetlinkError as error:
+            if error.errno in {errno.EINVAL, errno.ENOENT, errno.ENODEV}:
+                return False
+            raise
+        return answer is not None and attributes(answer[1][_HEADER.size :]).get(_KIND, b"").rstrip(b"\0") == b"clsact"
+
     def _add_clsact(self, index: int) -> None:
         head = _HEADER.pack(0, index, _CLSACT_HANDLE, _CLSACT_PARENT, 0)
         try:
             self._netlink.request(_NEWQDISC, head + attribute(_KIND, b"clsact\0"), _CREATE | _EXCLUSIVE)
         except NetlinkError as error:
-            if error.errno != errno.EEXIST:
+            # An ingress qdisc has the same handle, takes filters for the clsact's egress, and runs them at ingress.
+            if error.errno != errno.EEXIST or not self.has_clsact(index):
                 raise
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent.parent
@@ -32,9 +33,18 @@ def map_names(kinds: Iterable[str]) -> dict[str, str]:
 
 
 def digest(patterns: list[str], *more: str) -> str:
-    """Hash the sources that match, and further texts, into 12 hex digits: the name of what is built from them."""
+    """Hash the sources that match, and further texts, into 12 hex digits: the name of what is built from them.
+
+    They are read once in a process: what an agent was started with is what it stays with, whatever an upgrade puts in
+    their place meanwhile.
+    """
+    return _digest(bpf_directory(), tuple(patterns), more)
+
+
+@cache
+def _digest(folder: Path, patterns: tuple[str, ...], more: tuple[str, ...]) -> str:
     hasher = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in bpf_directory().glob(pattern)}):
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         hasher.update(path.name.encode() + b"\0" + path.read_bytes())
     for text in more:
         hasher.update(b"\0" + text.encode())
