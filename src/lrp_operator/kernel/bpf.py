@@ -136,7 +136,7 @@ class Fd:
 
 @cache
 def _lift_memory_limit() -> None:
-    """Before Linux 5.11 maps and programs count as locked memory, of which a user gets little; later it is no matter."""
+    """Before Linux 5.11 maps and programs count as locked memory, of which a user gets little; no matter since."""
     with suppress(OSError, ValueError):  # without CAP_SYS_RESOURCE; then bpf(2) itself says what it has to
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
