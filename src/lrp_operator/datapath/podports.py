@@ -23,7 +23,7 @@ from lrp_operator.kernel.podlink import NoPodLinkError, PodFinder, PodInterface
 from lrp_operator.kernel.rtnl import Link
 
 _CLAIM_SECONDS = 60.0
-_LOOK_UP_SECONDS = 0.3  # so long pods are looked for at most, each time
+_LOOK_UP_SECONDS = 1.0  # so long pods are looked for at most, each time
 UNCLAIMED = ""
 """Whose a link is that no pod has claimed yet."""
 

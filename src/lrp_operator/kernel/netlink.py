@@ -40,7 +40,7 @@ class NetlinkError(OSError):
     """The kernel refused a request: errno says why, and the text what it said about it."""
 
 
-class DumpInterruptedError(Exception):
+class DumpInterruptedError(OSError):
     """A table changed under each of several dumps, so that none of them is whole."""
 
 

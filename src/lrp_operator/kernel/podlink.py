@@ -121,15 +121,18 @@ class PodFinder:
         """Whether a link leads into another namespace and is not the node's own way to other machines."""
         if link.kind not in _POINT_TO_POINT or link.peer_nsid is None:
             return False
-        leading = link.master or link.index
-        return not self._rtnl.has_default_route(leading) and (
-            bool(link.master) or not self._rtnl.is_on_a_network(link.index)
+        bridged = self._is_bridged(link)
+        return not self._rtnl.has_default_route(link.master if bridged else link.index) and (
+            bridged or not self._rtnl.is_on_a_network(link.index)
         )
+
+    def _is_bridged(self, link: Link) -> bool:
+        master = self._rtnl.link(link.master) if link.master else None
+        return master is not None and master.kind == "bridge"
 
     def interface(self, link: Link) -> PodInterface:
         """Describe a link."""
-        master = self._rtnl.link(link.master) if link.master else None
-        return PodInterface(link.index, link.name, master is not None and master.kind == "bridge")
+        return PodInterface(link.index, link.name, self._is_bridged(link))
 
     def _link_of(self, ip: bytes) -> Link:
         written = str(ip_address(ip))
