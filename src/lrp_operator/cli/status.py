@@ -36,7 +36,7 @@ def print_status(answer: Status) -> None:
         *_listed("Note", answer.notes),
         *_listed("Problem", answer.problems),
     ]
-    sys.stdout.writelines(f"{name + ':' if name else '':<13}{printable(text)}\n" for name, text in lines)
+    sys.stdout.writelines(f"{name + ':' if name else '':<12}{printable(text)}\n" for name, text in lines)
 
 
 def _verdict(answer: Status) -> str:
@@ -82,8 +82,8 @@ def _kernel(answer: Status) -> list[tuple[str, str]]:
         ("Kernel", f"{synced}; pins in {answer.pins.bpf_root}, cgroups below {answer.pins.cgroup_root}"),
         ("Programs", programs),
         ("Slots", slots),
-        ("Pods' links", _links(answer.links)),
-        ("Connections", flows),
+        ("Pod links", _links(answer.links)),
+        ("Flows", flows),
         ("Events lost", str(answer.events_dropped or "")),
     ]
     return [line for line in lines if line[1]]

@@ -56,8 +56,8 @@ def test_links_are_counted_by_how_they_stand(capsys: pytest.CaptureFixture[str])
             problems=[f"pod default/b: {shadowed}", f"pod default/c is not redirected: {lost}"],
         ),
     )
-    assert lines["Pods' links"] == "2 attached, 1 missing, 1 shadowed"
-    assert lines["Connections"] == "ipv4 7 of 4096"
+    assert lines["Pod links"] == "2 attached, 1 missing, 1 shadowed"
+    assert lines["Flows"] == "ipv4 7 of 4096"
     assert lines["Redirects"] == "in force, with problems (below)"
 
 
@@ -70,7 +70,7 @@ def test_each_problem_names_its_pod(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_links_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Pods' links" not in printed(capsys, status())
+    assert "Pod links" not in printed(capsys, status())
 
 
 def test_what_a_link_is_called_can_not_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
