@@ -40,7 +40,7 @@ from lrp_operator.datapath.plan import TcBuild
 from lrp_operator.datapath.programs import Programs
 from lrp_operator.datapath.skips import SkipTable
 from lrp_operator.datapath.tables import Changes, FamilyMaps, FamilyTable, IdPool, content_of
-from lrp_operator.datapath.tc import TcLevel, take_off_everywhere
+from lrp_operator.datapath.tc import LinkLevel, take_off_everywhere
 from lrp_operator.kernel import bpf, features
 from lrp_operator.kernel.grace import wait_for_readers
 from lrp_operator.resolve.model import Delta, FrontendEntry, SkipEntry
@@ -200,7 +200,7 @@ class _Opened:
         wanted = plan_room.plan(settings, self._features, place.host_cookie)
         self._programs = Programs(wanted, settings.cgroup_root)
         self._direct = DirectFrontends() if wanted.tc is not TcBuild.NONE else None
-        self.tc: TcLevel | None = None
+        self.tc: LinkLevel | None = None
         self._resources = ExitStack()
         self._resources.callback(self._locator.close)
         self._resources.callback(self._programs.close)
@@ -255,7 +255,7 @@ class _Opened:
         self._resources.callback(self._ender.close)
         if wanted.tc is not TcBuild.NONE:
             leaving = wanted.tc is TcBuild.LEAVING
-            self.tc = TcLevel(self._programs.tc_programs(), wanted.flows, tcx=self._features.tcx, leaving=leaving)
+            self.tc = LinkLevel(self._programs.tc_programs(), wanted.flows, tcx=self._features.tcx, leaving=leaving)
             self._resources.callback(self.tc.close)
 
     def _who(self, entry: SkipEntry) -> tuple[int, ...] | None:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _FAMILIES = {4: "4", 16: "6"}
 
 
-class TcLevel:
+class LinkLevel:
     """Keeps the programs where pods are. folder: of the flows' pins. All methods raise OSError."""
 
     def __init__(self, programs: Mapping[str, bpf.Fd], folder: Path, *, tcx: bool, leaving: bool) -> None:
