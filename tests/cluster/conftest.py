@@ -22,6 +22,8 @@ NEEDED: dict[str, list[binaries.Program]] = {
     "kubectl": ["kubectl"],
     "controllers": ["kube-controller-manager"],
     "helm": ["helm"],
+    "helm_unittest": ["helm-unittest"],
+    "helm_docs": ["helm-docs"],
 }
 NOT_BUILT = pytest.StashKey[binaries.NoProgramError]()
 
@@ -94,3 +96,15 @@ def controllers(cluster: Cluster) -> Callable[..., AbstractContextManager[None]]
 def helm(programs: None) -> Helm:  # noqa: ARG001
     """Helm with the project's chart, built before the tests."""
     return Helm()
+
+
+@pytest.fixture
+def helm_unittest(programs: None) -> Path:  # noqa: ARG001
+    """What runs the chart's own tests, built before."""
+    return binaries.program("helm-unittest")
+
+
+@pytest.fixture
+def helm_docs(programs: None) -> Path:  # noqa: ARG001
+    """What makes the chart's README, built before."""
+    return binaries.program("helm-docs")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.cluster.apiserver import Cluster, Manifest
 from tests.cluster.charting import CHART, IMAGE, RELEASE, ChartError, Helm, Values, one
 from tests.cluster.conftest import CRDS
 from tests.cluster.following import policy, to_address, until
+from tests.cluster.hooks import Hooks
 
 POLICIES = "/apis/cilium.io/v2/ciliumlocalredirectpolicies"
 LINK_LOCAL = ["169.254.0.0/16", "fe80::/10"]
@@ -50,7 +52,7 @@ def load_text(directory: Path, text: str) -> Loaded:
 
 
 def rendered_settings(manifests: list[Manifest]) -> str:
-    text: str = one(manifests, "ConfigMap")["data"]["settings.yaml"]
+    text: str = one(manifests, "ConfigMap", "settings")["data"]["settings.yaml"]
     return text
 
 
@@ -126,6 +128,38 @@ def test_it_refuses_what_agents_refuse_and_nothing_else(helm: Helm, tmp_path: Pa
         assert any(rule["resources"] == ["endpointslices"] for rule in rules) == meant.mode.replaces_kube_proxy
 
 
+def keys_in(values: Values, at: str = "") -> Iterator[str]:
+    """Dotted keys of values, down to what the schema has no words for."""
+    for key, value in values.items():
+        yield f"{at}{key}"
+        if isinstance(value, dict) and f"{at}{key}" not in FREE:
+            yield from keys_in(value, f"{at}{key}.")
+
+
+def keys_of(schema: Manifest, whole: Manifest, at: str = "") -> Iterator[str]:
+    """The same of a schema."""
+    reference = schema.get("$ref", "").removeprefix("#/definitions/")
+    schema = whole["definitions"][reference] if reference else schema
+    for key, inner in schema.get("properties", {}).items():
+        yield f"{at}{key}"
+        if f"{at}{key}" not in FREE:
+            yield from keys_of(inner, whole, f"{at}{key}.")
+
+
+FREE = {
+    f"{component}.{key}"
+    for component in ("agent", "controller")
+    for key in ("resources", "nodeSelector", "affinity", "podLabels", "podAnnotations", "updateStrategy")
+}
+"""Values that are Kubernetes' own objects."""
+
+
+def test_the_schema_knows_every_value_and_no_other() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    known = set(keys_of(schema, schema)) - {"global", "LocalRedirectPolicy"}  # Helm's own, and one that is explained
+    assert known == set(keys_in(yaml.safe_load((CHART / "values.yaml").read_text())))
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -137,12 +171,40 @@ def test_it_refuses_what_agents_refuse_and_nothing_else(helm: Helm, tmp_path: Pa
         ({"localRedirectPolicies": {"addressMatcherCIDRs": ["everything"]}}, "addressMatcherCIDRs"),
         ({"image": {"pullPolicy": "Sometimes"}}, "image/pullPolicy"),
         ({"agent": {"metricsBindAddress": "9881"}}, "agent/metricsBindAddress"),
-        ({"image": {"repository": ""}}, "image.repository is empty"),
+        ({"image": {"registry": ""}}, "image.registry are empty: no image"),
+        ({"agent": {"tolerations": [{"operator": "Exits"}]}}, "agent/tolerations/0/operator"),
+        ({"agent": {"updateStrategy": {"rollingUpdate": {"maxSurge": 1}}}}, "agent/updateStrategy/rollingUpdate"),
+        ({"uninstall": {"timeoutSeconds": 0}}, "uninstall/timeoutSeconds"),
+        ({"LocalRedirectPolicy": True}, "write localRedirectPolicies: {enabled: true}"),
     ],
 )
 def test_what_is_wrong_is_named(helm: Helm, values: Values, words: str) -> None:
     with pytest.raises(ChartError, match=words):
         helm.template(values)
+
+
+# --- The chart's own tests, and its page ------------------------------------------------------------------------------
+
+
+def test_its_own_tests(helm_unittest: Path) -> None:
+    done = subprocess.run([helm_unittest, "--strict", CHART], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    suites = len(list(CHART.glob("tests/*_test.yaml")))
+    assert f"{suites} passed, {suites} total" in done.stdout
+
+
+def test_the_readme_tells_the_values(helm_docs: Path, regenerate: bool) -> None:
+    """`.venv/bin/pytest tests/cluster/test_chart.py -k readme --regenerate` writes it."""
+    command = [helm_docs, f"--chart-search-root={CHART}", "--template-files=README.md.gotmpl", "--dry-run"]
+    command += ["--sort-values-order=file", "--skip-version-footer", "--log-level=warning"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() + "\n"
+    page = CHART / "README.md"
+    if regenerate:
+        page.write_text(told)
+    assert page.read_text() == told, "values.yaml or README.md.gotmpl was changed: write it anew (see above)"
+    rows = [line for line in told.splitlines() if line.startswith("| ") and not line.startswith("| Key")]
+    assert rows
+    assert not [row for row in rows if row.endswith("|  |")], "every value is told"
 
 
 # --- What is rendered -------------------------------------------------------------------------------------------------
@@ -197,11 +259,14 @@ def test_the_agent_understands_its_command_line(helm: Helm) -> None:
     assert (doors.metrics, doors.healthz, said["log_format"].value) == (None, "127.0.0.1:9999", "json")
     probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
     assert {f"{probe['host']}:{probe['port']}" for probe in probes} == {doors.healthz}
-    assert volume_at(daemonset, said["config"])["configMap"]["name"] == one(manifests, "ConfigMap")["metadata"]["name"]
-    assert said["config"].name in one(manifests, "ConfigMap")["data"]
+    assert (
+        volume_at(daemonset, said["config"])["configMap"]["name"]
+        == one(manifests, "ConfigMap", "settings")["metadata"]["name"]
+    )
+    assert said["config"].name in one(manifests, "ConfigMap", "settings")["data"]
     assert volume_at(daemonset, said["cgroup_root"])["hostPath"]["path"] == "/sys/fs/cgroup"
     assert volume_at(daemonset, BPF_ROOT)["hostPath"]["path"] == "/sys/fs/bpf"
-    assert volume_at(daemonset, Path(DEFAULT_SOCKET))["emptyDir"] == {}
+    assert volume_at(daemonset, Path(DEFAULT_SOCKET))["emptyDir"] == {"medium": "Memory"}
     assert said["bpf_root"] == BPF_ROOT
     assert "K8S_NODE_NAME" in {variable["name"] for variable in container["env"]}
 
@@ -212,13 +277,18 @@ def test_the_controller_understands_its_command_line(helm: Helm, despite_cilium:
     deployment = one(manifests, "Deployment")
     container = container_of(deployment)
     said = parsed(controller_app, container).params
-    lease = next(rule for rule in one(manifests, "Role")["rules"] if "resourceNames" in rule)["resourceNames"][0]
+    lease = next(rule for rule in one(manifests, "Role", "controller")["rules"] if "resourceNames" in rule)[
+        "resourceNames"
+    ][0]
     assert said["lease"] == f"elsewhere/{lease}"
     assert said["despite_cilium"] is despite_cilium
     assert said["install_crds"] is False, "its role does not allow that; the chart installs them"
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {name: int(said[name].removeprefix(":")) for name in ("metrics", "healthz")}
-    assert volume_at(deployment, said["config"])["configMap"]["name"] == one(manifests, "ConfigMap")["metadata"]["name"]
+    assert (
+        volume_at(deployment, said["config"])["configMap"]["name"]
+        == one(manifests, "ConfigMap", "settings")["metadata"]["name"]
+    )
 
 
 def test_pods_start_anew_when_the_settings_change(helm: Helm) -> None:
@@ -273,10 +343,88 @@ async def test_it_is_installed_changed_and_removed(bare_cluster: Cluster, helm: 
     kept = policy("kept", "default", to_address("169.254.20.10"))
     await until(lambda: bool(cluster.request("GET", POLICIES)), lambda: "the kind to be served")
     cluster.apply(kept)
-    helm.run("uninstall", RELEASE, "--namespace", "kube-system", kubeconfig=config)
+    with Hooks(cluster) as hooks:
+        helm.run("uninstall", RELEASE, "--namespace", "kube-system", kubeconfig=config)
+    assert "every agent has withdrawn" in hooks.told[0]
     assert not cluster.request("GET", f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{RELEASE}-agent")
     assert cluster.request("GET", cluster.path(kept)), "the kind is kept, and so is every policy"
     install({})  # takes up what it has left
+
+
+ORDER = f"/api/v1/namespaces/kube-system/configmaps/{RELEASE}-withdraw"
+OURS = f"labelSelector=app.kubernetes.io/instance={RELEASE}"
+
+
+def left(cluster: Cluster) -> list[str]:
+    """What is there of the release, but for the kinds."""
+    namespaced = {
+        "v1": ["configmaps", "pods", "serviceaccounts"],
+        "apps/v1": ["daemonsets", "deployments", "replicasets"],
+    }
+    namespaced |= {"batch/v1": ["jobs"], "policy/v1": ["poddisruptionbudgets"]}
+    namespaced |= {
+        "networking.k8s.io/v1": ["networkpolicies"],
+        "rbac.authorization.k8s.io/v1": ["roles", "rolebindings"],
+    }
+    paths = [
+        f"/{'api' if group == 'v1' else 'apis'}/{group}/namespaces/kube-system/{kind}"
+        for group, kinds in namespaced.items()
+        for kind in kinds
+    ]
+    paths += [f"/apis/rbac.authorization.k8s.io/v1/{kind}" for kind in ("clusterroles", "clusterrolebindings")]
+    paths += [
+        f"/apis/admissionregistration.k8s.io/v1/validatingadmission{kind}" for kind in ("policies", "policybindings")
+    ]
+    return [
+        f"{path} {item['metadata']['name']}"
+        for path in paths
+        for item in cluster.request("GET", f"{path}?{OURS}").body["items"]
+    ]
+
+
+def test_an_uninstall_that_fails_removes_nothing_and_is_tried_again(bare_cluster: Cluster, helm: Helm) -> None:
+    """A node's agent is gone: it is named, and all stays, until somebody has seen to it."""
+    cluster, config = bare_cluster, bare_cluster.kubeconfig()
+    where = ["--namespace", "kube-system"]
+
+    def install(**values: Any) -> None:
+        helm.run("upgrade", "--install", RELEASE, CHART, *where, values=merged(IMAGE, values), kubeconfig=config)
+
+    install()
+    before = left(cluster)
+    report = {"agentVersion": "1", "mode": "m", "inForce": True}
+    kind = {"apiVersion": "lrp-operator.io/v1alpha1", "kind": "NodeRedirectState", "metadata": {"name": "worker-9"}}
+    cluster.apply(kind | {"report": report})
+    with Hooks(cluster, flags=("--timeout=3",)) as hooks, pytest.raises(ChartError, match="failed"):
+        helm.run("uninstall", RELEASE, *where, kubeconfig=config)
+    assert "worker-9: no agent is there to withdraw" in hooks.told[0]
+    assert cluster.request("GET", ORDER).body["data"] == {"withdraw": "true"}
+    assert [line for line in left(cluster) if "uninstall" not in line] == [
+        line for line in before if "uninstall" not in line
+    ]
+    # Helm upgrades no release that it has begun to remove.
+    helm.run("rollback", RELEASE, "1", *where, kubeconfig=config)
+    assert cluster.request("GET", ORDER).body["data"] == {"withdraw": "false"}, "the order is revoked"
+    install()
+    cluster.apply(kind | {"report": report | {"withdrawn": True}})
+    with Hooks(cluster) as hooks:
+        helm.run("uninstall", RELEASE, *where, kubeconfig=config)
+    assert "nothing is left on 1 node" in hooks.told[-1]
+    assert not left(cluster)
+    assert not cluster.request("GET", "/apis/lrp-operator.io/v1alpha1/noderedirectstates").body["items"]
+
+
+def test_helm_test_cleans_up(bare_cluster: Cluster, helm: Helm) -> None:
+    cluster, config = bare_cluster, bare_cluster.kubeconfig()
+    where = ["--namespace", "kube-system"]
+    helm.run("upgrade", "--install", RELEASE, CHART, *where, values=IMAGE, kubeconfig=config)
+    before = left(cluster)
+    with Hooks(cluster) as hooks:
+        told = helm.run("test", RELEASE, *where, kubeconfig=config)
+    assert hooks.pods == [f"{RELEASE}-test"]
+    assert "Phase:          Succeeded" in told
+    assert left(cluster) == before
+    assert not cluster.request("GET", POLICIES).body["items"]
 
 
 def start_a_pod(cluster: Cluster, workload: Manifest) -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from lrp_operator.cli.main import app
 from tests.cluster import binaries
 from tests.cluster.apiserver import Cluster
-from tests.cluster.charting import Helm
+from tests.cluster.charting import Helm, one
 from tests.cluster.test_controller import CLRP, Controller, Manifest, World, until
 
 Lrpctl = Callable[..., Result]
@@ -325,7 +325,7 @@ def test_settings_from_the_agents_file(world: World, lrpctl: Lrpctl, tmp_path: P
 
 
 def test_settings_from_the_charts_config_map(world: World, cluster: Cluster, lrpctl: Lrpctl) -> None:
-    (settings,) = [m for m in Helm().template() if m["kind"] == "ConfigMap"]
+    settings = one(Helm().template(), "ConfigMap", "settings")
     settings["metadata"]["namespace"] = world.ns
     outside = manifest("8.8.8.8")
     try:

@@ -28,8 +28,10 @@ from lrp_operator.agent.loop import Circle, Timing
 from lrp_operator.agent.pods import PodNames
 from lrp_operator.agent.report import Pace, Reporter
 from lrp_operator.agent.view import Identity, View
+from lrp_operator.agent.withdraw import Order
 from lrp_operator.agent.worker import Worker
 from lrp_operator.sources.kube.client import KubeClient
+from lrp_operator.sources.kube.credentials import Credentials
 from tests.cluster.apiserver import Answer, Cluster, Manifest
 from tests.cluster.charting import RELEASE, Helm, Values, one
 from tests.cluster.faulty import FaultyProxy, Refuse
@@ -154,7 +156,7 @@ def beyond(rights: set[Right], used: Uses) -> list[Right]:
 
 def settings_in(manifests: list[Manifest], directory: Path) -> Path:
     """Write the settings that the chart has for agents and the controller."""
-    (directory / "settings.yaml").write_text(one(manifests, "ConfigMap")["data"]["settings.yaml"])
+    (directory / "settings.yaml").write_text(one(manifests, "ConfigMap", "settings")["data"]["settings.yaml"])
     return directory / "settings.yaml"
 
 
@@ -162,9 +164,10 @@ def settings_in(manifests: list[Manifest], directory: Path) -> Path:
 
 
 @asynccontextmanager
-async def agent_at_work(client: KubeClient, own_node: str, settings: Path) -> AsyncIterator[View]:
-    """An agent without doors and without a kernel: the real source, resolver and reporter."""
+async def agent_at_work(credentials: Credentials, own_node: str, settings: Path, order: str) -> AsyncIterator[View]:
+    """An agent without doors and without a kernel: the real source, resolver and reporter, and the order followed."""
     loaded, directory = load(settings, {}, {}), settings.parent
+    client = KubeClient(credentials)
     source = KubernetesSource(client, own_node, replaces_kube_proxy=loaded.mode.replaces_kube_proxy, timing=QUICK)
     worker, datapath, pods = Worker(), FakeDatapath(), PodNames(own_node, lambda: None)
     desired = Desired(own_node, loaded, pods)
@@ -172,7 +175,8 @@ async def agent_at_work(client: KubeClient, own_node: str, settings: Path) -> As
     identity = Identity(own_node, loaded, loaded.datapath(directory, directory), datetime.now(UTC))
     view = View(identity, circle, pods, EventHub(datapath, worker, pods))
     reporter = Reporter(source, view, circle, pace=Pace(gather=0.2, rest=0.2))
-    tasks = [asyncio.create_task(reporter.run()), asyncio.create_task(circle.run())]
+    following = Order(KubeClient(credentials), order, QUICK)
+    tasks = [asyncio.create_task(life.run()) for life in (reporter, circle, following)]
     try:
         yield view
     finally:
@@ -203,9 +207,10 @@ async def test_an_agent_may_do_what_it_does_and_nothing_more(
         cluster.apply(node(own))
         cluster.apply(pod("agent", namespace, own, account=f"{RELEASE}-agent"))
         token = cluster.token_for(f"{RELEASE}-agent", namespace, pod="agent")
-        client = KubeClient(account(cluster, tmp_path, proxy.url, token))
+        credentials = account(cluster, tmp_path, proxy.url, token)
+        order = f"{namespace}/{one(manifests, 'ConfigMap', 'uninstall')['metadata']['name']}"
         try:
-            async with agent_at_work(client, own, settings_in(manifests, tmp_path)) as view:
+            async with agent_at_work(credentials, own, settings_in(manifests, tmp_path), order) as view:
                 await until(
                     lambda: bool(cluster.request("GET", f"{STATES}/{own}")), lambda: f"a report {view.reporting}"
                 )
@@ -291,6 +296,32 @@ def told_and_then_gone(cluster: Cluster, manifest: Manifest) -> None:
         assert time.monotonic() < deadline, "no Event"
         time.sleep(0.05)
     cluster.delete(manifest)
+
+
+# --- The uninstalling Job ---------------------------------------------------------------------------------------------
+
+
+def test_who_uninstalls_may_do_what_that_takes_and_nothing_more(cluster: Cluster, namespace: str, helm: Helm) -> None:
+    manifests = helm.template(namespace=namespace)
+    user = f"system:serviceaccount:{namespace}:{RELEASE}-uninstall"
+    rights = granted(manifests, "uninstall")
+    own = f"node-{namespace}"
+    state = {"apiVersion": "lrp-operator.io/v1alpha1", "kind": "NodeRedirectState", "metadata": {"name": own}}
+    (container,) = one(manifests, "Job")["spec"]["template"]["spec"]["containers"]
+    with installed(cluster, manifests, *RIGHTS, "ConfigMap"), FaultyProxy(cluster) as proxy:
+        proxy.add(Refuse(400, "BadRequest"), "WATCH", "sendInitialEvents")
+        cluster.apply(state | {"report": {"agentVersion": "1", "mode": "m", "inForce": False, "withdrawn": True}})
+        kubeconfig = cluster.kubeconfig(token=cluster.token_for(f"{RELEASE}-uninstall", namespace), server=proxy.url)
+        command = [sys.executable, "-m", "lrp_operator.controller", *container["args"], f"--kubeconfig={kubeconfig}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        order = f"/api/v1/namespaces/{namespace}/configmaps/{RELEASE}-withdraw"
+        assert cluster.request("GET", order).body["data"] == {"withdraw": "true"}
+        assert not cluster.request("GET", f"{STATES}/{own}")
+    used = uses(cluster, user)
+    assert not used.refused
+    assert not beyond(rights, used), "needed, and allowed by something else than the chart's roles"
+    assert not unused(rights, used), "granted, and never needed"
 
 
 # --- The report of a node, and who may write it -----------------------------------------------------------------------

@@ -4,8 +4,9 @@
 together and takes them apart on a signal. `loop` is the circle: what changed goes through `desired` (the resolver) to
 the datapath, in the one thread of `worker`. `server` answers on a unix socket in the words of `apimodel`, and serves
 health and metrics. Objects come from a directory (`sources`) or the Kubernetes API (`kube_source`; which Services it
-takes is for `kube_services` to say), which also gets the node's `report`. Killing the agent at any point leaves every
-redirect working: the kernel has all that it needs.
+takes is for `kube_services` to say), which also gets the node's `report`. On the cluster's order `withdraw` takes
+everything off the node (`removal`). Killing the agent at any point leaves every redirect working: the kernel has all
+that it needs.
 """
 
 EXIT_FAILED = 1

@@ -16,6 +16,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, Generic
 
+import msgspec
+from msgspec import Struct
+
 from lrp_operator.agent.kube_services import NeededServices
 from lrp_operator.agent.parts import ObjectKey, SourceUpdate
 from lrp_operator.api.objects import ClusterObject, Node, Policy, Service
@@ -27,6 +30,13 @@ from lrp_operator.sources.kube.resources import NODES, PODS, POLICIES, SERVICES,
 KUBE_PROXYS_SLICES = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name"
 AS_THEY_ARE = "redirects go on as they are"
 USUAL = Timing()
+
+
+class _Nodes(Struct, frozen=True):
+    items: list[Node]
+
+
+_NODES = msgspec.json.Decoder(_Nodes)
 
 
 class Watch(Generic[T]):
@@ -92,6 +102,11 @@ class KubernetesSource:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.client.close()
+
+    async def look_up_node(self) -> str:
+        """Ask for the uid of this Node, for who follows nothing; empty if there is none. Raises ApiFailure."""
+        body = await self.client.request("GET", NODES.path(), {"fieldSelector": f"metadata.name={self._node}"})
+        return next((node.metadata.uid for node in _NODES.decode(body).items), "")
 
     def _begin(self) -> None:
         self._open(POLICIES, self._take_policies)

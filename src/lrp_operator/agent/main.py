@@ -30,7 +30,9 @@ from lrp_operator.kernel.cgroup import CgroupError, find_root
 if TYPE_CHECKING:
     from lrp_operator.agent.kube_source import KubernetesSource
     from lrp_operator.agent.sources import Given
+    from lrp_operator.agent.withdraw import Order
     from lrp_operator.kernel.podlink import PodLinks
+    from lrp_operator.sources.kube.client import KubeClient
 
 app = typer.Typer(
     name="lrp-agent",
@@ -81,6 +83,15 @@ def agent(
     report: Annotated[
         bool, typer.Option(help="Tell the cluster what this node redirects (its NodeRedirectState).")
     ] = True,
+    withdraw_order: Annotated[
+        str,
+        typer.Option(
+            "--withdraw-order",
+            metavar="NAMESPACE/NAME",
+            help="ConfigMap by which the cluster orders to take everything off this node. Nothing is touched before "
+            "it was read.",
+        ),
+    ] = "",
     node: Annotated[str | None, typer.Option("--node-name", envvar="K8S_NODE_NAME", help="This node's name.")] = None,
     bpf_root: BpfRoot = BPF_ROOT,
     cgroup_root: CgroupRoot = None,
@@ -139,6 +150,8 @@ def agent(
         _refuse(wrong)
     if not node:
         _refuse("which node is this? Give --node-name NAME, or set K8S_NODE_NAME")
+    if withdraw_order and (manifests or withdraw_order.count("/") != 1 or not all(withdraw_order.split("/"))):
+        _refuse(f"--withdraw-order: {withdraw_order!r} is to be NAMESPACE/NAME of a ConfigMap in a cluster")
     try:
         loaded = load(config, os.environ, flags)
         doors = Doors.checked(api_socket, metrics, healthz)
@@ -149,6 +162,7 @@ def agent(
     from lrp_operator.datapath.engine import Datapath  # noqa: PLC0415
 
     source = ManifestSource(manifests) if manifests else _cluster(given, node, loaded)
+    order = _order(given, withdraw_order) if withdraw_order else None
     parts = Parts(
         node=node,
         loaded=loaded,
@@ -159,6 +173,7 @@ def agent(
         make_datapath=Datapath,
         open_links=_open_links,
         report_to=None if isinstance(source, ManifestSource) or not report else source,
+        order=order,
     )
     raise typer.Exit(run(parts))
 
@@ -166,15 +181,12 @@ def agent(
 @app.command()
 def cleanup(bpf_root: BpfRoot = BPF_ROOT, cgroup_root: CgroupRoot = None) -> None:
     """Remove every trace of an agent from the kernel. Redirects end; connections go where they would without us."""
-    from lrp_operator.datapath.engine import cleanup as remove  # noqa: PLC0415
+    from lrp_operator.agent.removal import remove_all  # noqa: PLC0415
 
     try:
         with contextlib.suppress(FileNotFoundError):
             PinsLock.take(bpf_root)
-        removed = remove(bpf_root, cgroup_root or _find_cgroups())
-        with contextlib.suppress(OSError):  # not there, a mount's own root, or not empty
-            bpf_root.rmdir()
-            removed = [*removed, f"directory {bpf_root}"]
+        removed = remove_all(bpf_root, cgroup_root or _find_cgroups())
     except LockHeldError as error:
         _fail(str(error), EXIT_HELD)
     except (DatapathError, OSError) as error:
@@ -187,6 +199,18 @@ def cleanup(bpf_root: BpfRoot = BPF_ROOT, cgroup_root: CgroupRoot = None) -> Non
 def _cluster(given: "Given", node: str, loaded: Loaded) -> "KubernetesSource":
     """Make the source that follows the Kubernetes API."""
     from lrp_operator.agent.kube_source import KubernetesSource  # noqa: PLC0415
+
+    return KubernetesSource(_client(given), node, replaces_kube_proxy=loaded.mode.replaces_kube_proxy)
+
+
+def _order(given: "Given", place: str) -> "Order":
+    """Make what follows the order to withdraw, with a client of its own: the source closes its client in the end."""
+    from lrp_operator.agent.withdraw import Order  # noqa: PLC0415
+
+    return Order(_client(given), place)
+
+
+def _client(given: "Given") -> "KubeClient":
     from lrp_operator.sources.kube.client import KubeClient  # noqa: PLC0415
     from lrp_operator.sources.kube.errors import CredentialsError  # noqa: PLC0415
 
@@ -194,8 +218,7 @@ def _cluster(given: "Given", node: str, loaded: Loaded) -> "KubernetesSource":
         credentials = given.credentials()
     except CredentialsError as error:
         _refuse(str(error))
-    client = KubeClient(credentials, user_agent=f"lrp-agent/{__version__}")
-    return KubernetesSource(client, node, replaces_kube_proxy=loaded.mode.replaces_kube_proxy)
+    return KubeClient(credentials, user_agent=f"lrp-agent/{__version__}")
 
 
 def _open_links() -> "PodLinks | None":

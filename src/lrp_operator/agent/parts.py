@@ -72,8 +72,11 @@ class Datapath(Protocol):
     def events_fd(self) -> int:
         """A descriptor that is readable while events wait."""
 
+    def end_redirecting(self) -> bool:
+        """Redirect nothing new from now on; serve what was redirected on. Whether anything may have been."""
+
     def close(self) -> None:
-        """Let go of everything; the kernel goes on redirecting."""
+        """Let go of everything; the kernel goes on redirecting. May be called again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,28 @@ class Reporter:
         owner, report = self._source.node_uid, await self._circle.worker.ask(self._make)
         if report is None or self._written == (owner, report):
             return False
+        await self._put(owner, report)
+        return True
+
+    async def tell_withdrawn(self) -> None:
+        """Tell that nothing of ours is on the node any more; returns when the cluster knows."""
+        report = NodeReport(
+            agent_version=__version__,
+            mode=self._view.identity.loaded.mode.name,
+            in_force=False,
+            message=shortened(self._view.standing(), MAX_MESSAGE),
+            withdrawn=True,
+        )
+        while True:
+            try:
+                return await self._put(await self._source.look_up_node(), report)
+            except ApiFailure as error:
+                pause = self._failed(error)
+            self._told.tell("report", self._view.reporting, cured="the node's report is written again")
+            await asyncio.sleep(pause)
+
+    async def _put(self, owner: str, report: NodeReport) -> None:
+        """Write a report. Raises ApiFailure."""
         node = self._view.identity.node
         if not owner:
             raise ApiFailure(f"there is no Node named {node}")
@@ -113,7 +135,6 @@ class Reporter:
         }
         await self._source.client.apply(f"/apis/{GROUP}/{VERSION}/{PLURAL}/{node}", obj, MANAGER)
         self._written = (owner, report)
-        return True
 
     def _make(self) -> NodeReport | None:
         """Say how the node stands; None before there was a complete pass. Runs in the worker thread."""

@@ -1,9 +1,11 @@
 """An agent's life: put the parts together, go round until a signal, take them apart. What is in the kernel stays.
 
     lock ─▶ doors ─▶ circle (opens the datapath by itself, and again until it can) ─▶ SIGTERM ─▶ doors, datapath, lock
+                       └─▶ the order to withdraw, where one can come ─▶ withdrawal ─▶ SIGTERM, or it is revoked
 
 Only two things end it early: another agent on the same pins or socket, and a bug. Everything else (no bpffs, no rights,
-no manifests) is told, at the doors and in the log, and tried again.
+no manifests) is told, at the doors and in the log, and tried again. Where an order can come, nothing is touched before
+it is known: else an agent that is started anew would put back what it has taken off the node.
 """
 
 import asyncio
@@ -11,10 +13,12 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lrp_operator import __version__
 from lrp_operator.agent import EXIT_FAILED, EXIT_HELD
@@ -29,9 +33,12 @@ from lrp_operator.agent.loop import Circle, Timing
 from lrp_operator.agent.memory import use_one_arena
 from lrp_operator.agent.parts import Datapath, Source
 from lrp_operator.agent.pods import Links, PodNames
+from lrp_operator.agent.removal import remove_all
 from lrp_operator.agent.report import Reporter
 from lrp_operator.agent.server import Server
+from lrp_operator.agent.sync import Outcome
 from lrp_operator.agent.view import Identity, View
+from lrp_operator.agent.withdraw import Order, Withdrawal
 from lrp_operator.agent.worker import Worker
 from lrp_operator.datapath.model import DatapathError, DatapathSettings
 
@@ -43,7 +50,11 @@ LEAVE_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What an agent is made of; tests put others in place. report_to: the source whose cluster is told of this node."""
+    """What an agent is made of; tests put others in place.
+
+    report_to: the source whose cluster is told of this node. order: to withdraw, if one is to be heeded; remove_all is
+    what a withdrawal ends with.
+    """
 
     node: str
     loaded: Loaded
@@ -55,6 +66,8 @@ class Parts:
     open_links: Callable[[], Links | None] = lambda: None
     timing: Timing = field(default_factory=Timing)
     report_to: KubernetesSource | None = None
+    order: Order | None = None
+    remove_all: Callable[[Path, Path], list[str]] = remove_all
 
 
 class _Pins:
@@ -64,6 +77,11 @@ class _Pins:
         self._bpf_root = bpf_root
         self._api_socket = api_socket
         self._lock: PinsLock | None = None
+
+    def hold_if_any(self) -> None:
+        """Take the lock unless there is nothing to lock. Raises LockHeldError, DatapathError."""
+        if self._bpf_root.is_dir():
+            self.hold()
 
     def hold(self) -> None:
         """Take the lock if it is not held. Raises LockHeldError, DatapathError."""
@@ -81,6 +99,7 @@ class _Pins:
     def release(self) -> None:
         if self._lock is not None:
             self._lock.release()
+            self._lock = None
 
 
 def run(parts: Parts) -> int:
@@ -118,6 +137,8 @@ class Agent:
         view = View(identity, self._circle, pods, hub)
         self._server = Server(parts.doors, view, self._circle, hub)
         self._reporter = Reporter(parts.report_to, view, self._circle) if parts.report_to else None
+        remove = partial(parts.remove_all, parts.bpf_root, parts.cgroup_root)
+        self._withdrawal = Withdrawal(self._circle, self._pins.hold_if_any, remove)
 
     async def live(self) -> int:
         """Begin, go round until a signal, leave; the exit code."""
@@ -125,8 +146,9 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         try:
-            with contextlib.suppress(DatapathError):  # told, and tried again, when the datapath is opened
-                self._pins.hold()
+            if self._parts.order is None:
+                with contextlib.suppress(DatapathError):  # told, and tried again, when the datapath is opened
+                    self._pins.hold()
             self._introduce()
             await self._server.open()
             return await self._go_round_until(stop)
@@ -149,11 +171,11 @@ class Agent:
     async def _go_round_until(self, stop: asyncio.Event) -> int:
         """Have everything run until a signal, or until something that must not end does. Raises LockHeldError."""
         stopping = asyncio.create_task(stop.wait())
+        order = self._parts.order
         tasks = [
-            asyncio.create_task(self._circle.run()),
+            asyncio.create_task(self._work() if order is None else self._work_until(order)),
             asyncio.create_task(self._server.keep_open()),
-            asyncio.create_task(watch_links(self._circle.links_changed)),
-            *([asyncio.create_task(self._reporter.run())] if self._reporter else []),
+            *([asyncio.create_task(order.run())] if order else []),
         ]
         try:
             await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -163,6 +185,33 @@ class Agent:
                 task.cancel()
             await asyncio.gather(stopping, *tasks, return_exceptions=True)
 
+    async def _work(self) -> None:
+        """Follow the sources, and redirect, for ever."""
+        await _side_by_side(
+            self._circle.run(),
+            watch_links(self._circle.links_changed),
+            *([self._reporter.run()] if self._reporter else []),
+        )
+
+    async def _work_until(self, order: Order) -> None:
+        """Work until the cluster orders to withdraw; withdraw, and stay away until it orders the contrary."""
+        self._circle.outcome = Outcome(opened=False, error=f"waiting to know whether to withdraw ({order.place})")
+        await order.until(lambda: order.known or bool(order.problem))
+        if not order.known:
+            log.warning("nothing is touched before the ConfigMap %s was read: %s", order.place, order.problem)
+            self._circle.outcome = Outcome(opened=False, error=f"{order.problem} (ConfigMap {order.place})")
+            await order.until(lambda: order.known)
+        if not order.given:
+            await _side_by_side(self._work(), order.until(lambda: order.given))
+        await self._server.close()  # whoever watches events watches no more
+        await self._server.open()
+        await self._withdrawal.run()
+        self._pins.release()
+        if self._reporter:
+            await self._reporter.tell_withdrawn()
+        await order.until(lambda: order.revoked)
+        log.info("the order to withdraw is revoked: ending, to be started anew")
+
     async def _leave(self) -> None:
         """Close the doors and let go of the kernel, which goes on redirecting."""
         await self._server.close()
@@ -171,16 +220,33 @@ class Agent:
                 await self.worker.run(self._datapath.close)
         except (DatapathError, OSError) as error:  # a TimeoutError is an OSError
             log.warning("the datapath could not be closed properly: %s", str(error) or "it is busy")
+        if self._parts.report_to:
+            await self._parts.report_to.client.close()
         self._pins.release()
 
 
+async def _side_by_side(*lives: Coroutine[Any, Any, None]) -> None:
+    """Run until the first of them ends, and end the others. Raises what it raised."""
+    tasks = [asyncio.create_task(life) for life in lives]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _exit_code(tasks: Sequence[asyncio.Task[None]]) -> int:
-    """0 after a signal; else tell what ended that must not. Raises LockHeldError if that was why."""
+    """0 after a signal or a revoked order; else tell what ended that must not. Raises LockHeldError if that was why."""
     ended = next((task for task in tasks if task.done()), None)
-    if ended is None:
+    error = ended.exception() if ended else None
+    if error is None:
         log.info("leaving; what is in the kernel stays (lrp-agent cleanup removes it)")
         return 0
-    error = ended.exception()
+    if isinstance(error, LockHeldError):
+        raise error
     if isinstance(error, BaseExceptionGroup) and (held := error.subgroup(LockHeldError)):
         raise next(iter(held.exceptions))
     log.error("the agent has a bug and ends; redirects go on", exc_info=error)

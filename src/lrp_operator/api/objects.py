@@ -202,4 +202,11 @@ class Policy(Struct, frozen=True, gc=False, omit_defaults=True):
     spec: Any = None
 
 
+class ConfigMap(Struct, frozen=True, gc=False, omit_defaults=True):
+    """v1 ConfigMap."""
+
+    metadata: ObjectMeta
+    data: dict[str, str] | None = None
+
+
 ClusterObject = Policy | Service | EndpointSlice | Pod | Node

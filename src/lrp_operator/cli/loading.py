@@ -15,20 +15,13 @@ from lrp_operator.cli.reader import LIVE_POLICIES, LivePolicy, NoSuchKindError, 
 from lrp_operator.cli.survey import Live, Survey
 from lrp_operator.resolve.options import ResolveOptions
 from lrp_operator.resolve.views import view_policy
-from lrp_operator.sources.kube.resources import NODES, PODS, SERVICES, Resource, T
+from lrp_operator.sources.kube.resources import CONFIG_MAPS, NODES, PODS, SERVICES, Resource, T
 
 
 class Named(Struct, frozen=True):
     """An object of which only its name matters."""
 
     metadata: ObjectMeta
-
-
-class ConfigMap(Struct, frozen=True):
-    """v1 ConfigMap."""
-
-    metadata: ObjectMeta
-    data: dict[str, str] | None = None
 
 
 class _Series(Struct, frozen=True, rename="camel"):
@@ -64,7 +57,6 @@ EVENTS = Resource("/api/v1", "events", "Event", Event)
 NODE_STATES = Resource(
     f"/apis/{nodestate.GROUP}/{nodestate.VERSION}", nodestate.PLURAL, "NodeRedirectState", NodeRedirectState
 )
-CONFIG_MAPS = Resource("/api/v1", "configmaps", "ConfigMap", ConfigMap)
 SETTINGS_OF_THE_CHART = "app.kubernetes.io/name=lrp-operator,app.kubernetes.io/component=settings"
 SETTINGS_KEY = "settings.yaml"
 NAMESPACES = Resource("/api/v1", "namespaces", "Namespace", Named)

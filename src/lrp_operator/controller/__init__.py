@@ -17,6 +17,7 @@ The rooms, in that order:
     crds, cilium      what is to be settled before: our resources are there, and Cilium is not
     doors, metrics    health, and Prometheus
     main, run         the command line; the parts, put together
+    withdraw          a command of its own: has all agents take off their nodes what they have put there
 """
 
 EXIT_FAILED = 1

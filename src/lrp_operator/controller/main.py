@@ -37,20 +37,27 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.command(
+Kubeconfig = Annotated[
+    Path | None, typer.Option("--kubeconfig", envvar="KUBECONFIG", help="Credentials, outside of a pod.")
+]
+Context = Annotated[str | None, typer.Option("--context", help="The kubeconfig's context.")]
+ApiServer = Annotated[
+    str, typer.Option("--api-server", help="The API server's URL, where it can't be reached as usual.")
+]
+
+
+@app.callback(
+    invoke_without_command=True,
     help="Says what became of every CiliumLocalRedirectPolicy of the cluster, in its status, until it is told to stop "
     "(SIGTERM). Redirects don't need it. In a pod it uses the service account, elsewhere a kubeconfig.",
     epilog="Settings come from flags, else LRP_* variables, else --config, else defaults; give agents the same.",
 )
 def controller(
+    command: typer.Context,
     *,
-    kubeconfig: Annotated[
-        Path | None, typer.Option("--kubeconfig", envvar="KUBECONFIG", help="Credentials, outside of a pod.")
-    ] = None,
-    context: Annotated[str | None, typer.Option("--context", help="The kubeconfig's context.")] = None,
-    api_server: Annotated[
-        str, typer.Option("--api-server", help="The API server's URL, where it can't be reached as usual.")
-    ] = "",
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    api_server: ApiServer = "",
     install_crds: Annotated[
         bool, typer.Option("--install-crds", help="Install and upgrade the CustomResourceDefinitions.")
     ] = False,
@@ -80,7 +87,9 @@ def controller(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Start the controller."""
+    """Start the controller, unless a command follows."""
+    if command.invoked_subcommand:
+        return
     flags = {
         "localRedirectPolicies.addressMatcherCIDRs": cidrs,
         "localRedirectPolicies.addressMatcherNamespaces": namespaces,
@@ -108,6 +117,36 @@ def controller(
         set_up(log_format)
         raise typer.Exit(run(parts, warnings))
     except (ConfigError, CredentialsError, ValueError) as error:
+        _refuse(str(error))
+
+
+@app.command()
+def withdraw(
+    *,
+    order: Annotated[
+        str, typer.Option("--order", metavar="NAMESPACE/NAME", help="The ConfigMap that agents follow for the order.")
+    ],
+    agents: Annotated[
+        str, typer.Option("--agents", metavar="SELECTOR", help="Labels of agents' pods, in the ConfigMap's namespace.")
+    ],
+    agent_image: Annotated[
+        str, typer.Option("--agent-image", help="Agents' image: to tell what to do where an agent can't withdraw.")
+    ],
+    seconds: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=1, help="How long to wait.")] = 240,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    api_server: ApiServer = "",
+) -> None:
+    """Have every agent take off its node what it has put there, and wait for all. `helm uninstall` does this first."""
+    from lrp_operator.controller.withdraw import Wanted, run  # noqa: PLC0415
+    from lrp_operator.sources.kube.errors import CredentialsError  # noqa: PLC0415
+
+    if order.count("/") != 1 or not all(order.split("/")):
+        _refuse(f"--order: {order!r} is not NAMESPACE/NAME")
+    try:
+        credentials = _credentials(kubeconfig, context, api_server)()
+        raise typer.Exit(run(credentials, Wanted(order, agents, agent_image, seconds)))
+    except CredentialsError as error:
         _refuse(str(error))
 
 

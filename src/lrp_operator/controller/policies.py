@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -183,7 +183,9 @@ class ChangedNames:
         settings = kopf.OperatorSettings()
         settings.scanning.disabled = True
         settings.posting.enabled = False
-        await kopf.operator(registry=registry, settings=settings, standalone=True, clusterwide=True)
+        # It speaks with no peers; asked for a name, it would look for its user's, who in a container has none.
+        me = cast("Any", "lrp-controller")
+        await kopf.operator(registry=registry, settings=settings, identity=me, standalone=True, clusterwide=True)
 
 
 async def _session(credentials: Credentials) -> kopf.AiohttpSession:

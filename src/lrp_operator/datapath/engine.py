@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -34,6 +35,7 @@ from lrp_operator.datapath.model import (
     PodPlace,
     RedirectEvent,
     SocketLevel,
+    TcLevel,
 )
 from lrp_operator.datapath.place import PodLocator, check_place, why_not_covered
 from lrp_operator.datapath.plan import TcBuild
@@ -74,6 +76,18 @@ class Datapath:
         for pod, skip in self._skips.items():
             self._opened.skips.want(pod, skip)
         self._opened.want_pods(self._pods)
+
+    def end_redirecting(self) -> bool:
+        """Redirect nothing new from now on; what was redirected is served on until `cleanup`. Whether anything is.
+
+        Raises DatapathError; everything in force may then be so still.
+        """
+        self.close()
+        self.settings = replace(self.settings, socket_level=SocketLevel.OFF, tc_level=TcLevel.OFF)
+        if not plan_room.may_have_been_redirecting(self.settings.bpf_root):
+            return False
+        self.open()
+        return True
 
     def close(self) -> None:
         """Let go; the kernel goes on redirecting."""
@@ -218,7 +232,8 @@ class _Opened:
             self._read_back()
             self._adopt_direct()
             # What an earlier mode, or another build of tables, has in force serves on until ours are filled: see flush.
-            self._attach_when_filled = not self._is_current()
+            serves = settings.socket_level is not SocketLevel.OFF or settings.tc_level is not TcLevel.OFF
+            self._attach_when_filled = serves and not self._is_current()
             if not self._attach_when_filled:
                 self._attach()
         except BaseException as error:

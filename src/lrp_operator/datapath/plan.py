@@ -178,6 +178,11 @@ def _tc(settings: DatapathSettings, flows: Path) -> TcBuild:
     return TcBuild.LEAVING if flows.is_dir() else TcBuild.NONE
 
 
+def may_have_been_redirecting(root: Path) -> bool:
+    """Whether an agent has left something below a bpf root that sockets or flows may need."""
+    return any((root / "links").glob("*")) or any(root.glob("flows-v*"))
+
+
 def _has_socket_table(features: KernelFeatures) -> bool:
     return features.compare_and_swap and bpf.AttachType.INET_SOCK_RELEASE in features.hooks
 

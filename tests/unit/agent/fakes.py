@@ -155,10 +155,15 @@ class FakeDatapath:
     def events_fd(self) -> int:
         return self._ring[0]
 
+    def end_redirecting(self) -> bool:
+        self._called("end_redirecting")
+        return bool(self.kernel)
+
     def close(self) -> None:
         self._called("close")
         for fd in self._ring:
             os.close(fd)
+        self._ring = ()
 
     def table(self) -> dict[str, list[str]]:
         """What the kernel holds, as texts."""

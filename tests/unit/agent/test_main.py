@@ -47,6 +47,14 @@ def test_version() -> None:
             "kubeProxyReplacement: true includes the socket level",
         ),
         (["--manifests", "d", "--node-name", "n", "--metrics-bind-address", "x"], "'x' is no address such as"),
+        (
+            ["--manifests", "d", "--node-name", "n", "--withdraw-order", "a/b"],
+            "--withdraw-order: 'a/b' is to be NAMESPACE",
+        ),
+        (
+            ["--kubeconfig", "c", "--node-name", "n", "--withdraw-order", "a"],
+            "--withdraw-order: 'a' is to be NAMESPACE",
+        ),
     ],
 )
 def test_wrong_usage_is_a_sentence(words: list[str], sentence: str) -> None:

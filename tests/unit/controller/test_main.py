@@ -21,6 +21,8 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--lrp-address-matcher-cidrs", "banana"], "is no network such as"),
         (["--kubeconfig", "/nowhere/config"], "there is no kubeconfig /nowhere/config"),
         (["--config", "/nowhere/config.yaml"], "/nowhere/config.yaml: can't be read"),
+        (["withdraw", "--order", "a", "--agents", "a=b", "--agent-image", "i"], "--order: 'a' is not NAMESPACE/NAME"),
+        (["withdraw", "--order", "a/b", "--agents", "a=b", "--agent-image", "i", "--timeout", "0"], "--timeout"),
     ],
 )
 def test_what_can_not_be_used_is_refused_in_a_sentence(args: list[str], words: str) -> None:

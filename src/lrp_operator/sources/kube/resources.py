@@ -5,7 +5,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
-from lrp_operator.api.objects import EndpointSlice, Node, Pod, Policy, Service
+from lrp_operator.api.objects import ConfigMap, EndpointSlice, Node, Pod, Policy, Service
 
 T = TypeVar("T", bound=Struct)
 
@@ -30,3 +30,4 @@ SERVICES = Resource("/api/v1", "services", "Service", Service)
 SLICES = Resource("/apis/discovery.k8s.io/v1", "endpointslices", "EndpointSlice", EndpointSlice)
 PODS = Resource("/api/v1", "pods", "Pod", Pod)
 NODES = Resource("/api/v1", "nodes", "Node", Node)
+CONFIG_MAPS = Resource("/api/v1", "configmaps", "ConfigMap", ConfigMap)

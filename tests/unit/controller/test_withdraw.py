@@ -1,0 +1,34 @@
+"""Which nodes a withdrawal waits for, and what it says of them."""
+
+import pytest
+
+from lrp_operator.api.nodestate import NodeRedirectState, NodeReport
+from lrp_operator.api.objects import ObjectMeta, Pod, PodSpec, PodStatus
+from lrp_operator.controller.withdraw import waited_for
+
+
+def state(node: str, *, withdrawn: bool = False) -> NodeRedirectState:
+    report = NodeReport("1", "m", in_force=not withdrawn, withdrawn=withdrawn)
+    return NodeRedirectState(ObjectMeta(node), report)
+
+
+def agent(node: str, phase: str = "Running") -> Pod:
+    return Pod(ObjectMeta(f"agent-{node}", "kube-system"), PodSpec(node_name=node), PodStatus(phase=phase))
+
+
+@pytest.mark.parametrize(
+    ("states", "pods", "waits"),
+    [
+        ([], [], {}),
+        ([state("a", withdrawn=True)], [agent("a")], {}),
+        ([state("a", withdrawn=True)], [], {}),
+        ([state("a")], [agent("a")], {"a": "its agent has not withdrawn (pod agent-a, Running)"}),
+        ([state("a")], [agent("a", "Pending")], {"a": "its agent has not withdrawn (pod agent-a, Pending)"}),
+        ([state("a")], [agent("b", "Pending")], {"a": "no agent is there to withdraw"}),
+        ([], [agent("a")], {"a": "its agent has not reported anything (pod agent-a)"}),
+        ([], [agent("a", "Pending")], {}),  # it has never been there
+        ([NodeRedirectState(ObjectMeta("a"))], [], {"a": "no agent is there to withdraw"}),
+    ],
+)
+def test_who_is_waited_for(states: list[NodeRedirectState], pods: list[Pod], waits: dict[str, str]) -> None:
+    assert waited_for(states, pods) == waits
