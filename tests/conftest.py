@@ -3,7 +3,9 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--regenerate", action="store_true", help="rewrite what tests/scenarios/*.txt expect, then look at the diff"
+        "--regenerate",
+        action="store_true",
+        help="rewrite what tests/scenarios/*.txt expect and what the docs' commands print, then look at the diff",
     )
 
 

@@ -52,7 +52,7 @@ class Cluster:
         from lrp_operator.sources.kube.errors import CredentialsError  # noqa: PLC0415 -- slow to import
 
         try:
-            self._credentials, usual = _credentials(kubeconfig, context, api_server)
+            self._credentials, usual = credentials_for(kubeconfig, context, api_server)
         except CredentialsError as error:
             _give_up(f"{error}. Name a kubeconfig with --kubeconfig or KUBECONFIG.", EXIT_NO_ANSWER)
         self.namespace = namespace or usual or "default"
@@ -73,8 +73,11 @@ class Cluster:
             _give_up(str(error), EXIT_NO_ANSWER)
 
 
-def _credentials(kubeconfig: str | None, context: str | None, server: str) -> "tuple[Credentials, str]":
-    """Choose who we are, and the namespace that goes with it: a pod's service account, if there is one and no flag."""
+def credentials_for(kubeconfig: str | None, context: str | None, server: str) -> "tuple[Credentials, str]":
+    """Choose who we are, and the namespace that goes with it: a pod's service account, if there is one and no flag.
+
+    Raises CredentialsError.
+    """
     from lrp_operator.sources.kube import credentials  # noqa: PLC0415 -- slow to import
 
     if kubeconfig is None and context is None and credentials.ServiceAccount.is_here():

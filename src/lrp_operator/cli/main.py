@@ -27,6 +27,7 @@ From anywhere that kubectl works:
 \b
 On a node, and from manifests:
   lrpctl resolve --node worker-1 -f examples/   what a node would redirect, from manifests alone
+  lrpctl doctor                                 can this node redirect, and in which modes?
   lrpctl status                                 is this node's redirecting as it should be?
   lrpctl service list                           this node's frontends, their backends and hits
   lrpctl observe --protocol udp --port 53 -f    redirects as they happen

@@ -34,6 +34,12 @@ Stands = Callable[[L4Addr, L4Addr], bool]
 """Whether a frontend has a backend, as the maps are now."""
 
 
+def listing(*, available: bool) -> Feature:
+    """Whether the kernel lists what sockets remember, as people are told."""
+    consequence = "a pod that stops being a backend loses the sockets connected to its own address, too"
+    return Feature("listing of socket storage", available, "" if available else consequence)
+
+
 class Ender:
     """Ends stale sockets. folders: the pins of the socket storages, of every version that there is; ours first.
 
@@ -71,8 +77,7 @@ class Ender:
 
     def feature(self) -> Feature:
         """Tell people what this kernel can do, and what is worse where it can't."""
-        consequence = "a pod that stops being a backend loses the sockets connected to its own address, too"
-        return Feature("listing of socket storage", not self.unreadable, consequence if self.unreadable else "")
+        return listing(available=not self.unreadable)
 
     def end_stale(self, stands: Stands) -> tuple[int, list[str]]:
         """End connected sockets that remember what does not stand; return how many, and what could not be done.

@@ -106,18 +106,31 @@ class LinkPrograms:
         """Have our programs on a link, in a place that is right for its neighbours."""
         wanted = {TcxHook.EGRESS: "lrp_to_pod", TcxHook.INGRESS: "lrp_from_port" if link.bridged else "lrp_from_pod"}
         there = {hook: self._look(link.ifindex, hook) for hook in TcxHook}
+        place = self._choose(there, link.ifindex)
+        if isinstance(place, str):
+            return Standing(LinkState.SHADOWED, f"{link.ifname} is left alone: {place}", self.take_off(link.ifindex))
+        return Standing(LinkState.ATTACHED, changed=self._put(link.ifindex, wanted, there, place))
+
+    def neighbours(self, ifindex: int) -> tuple[list[str], str]:
+        """Name others' programs and filters on a link; and say why no place beside them is right, if none is."""
+        there = {hook: self._look(ifindex, hook) for hook in TcxHook}
+        programs, filters = self._names_of_others(there)
+        place = self._choose(there, ifindex)
+        return sorted({*programs, *filters}), place if isinstance(place, str) else ""
+
+    def _choose(self, there: Mapping[TcxHook, _Attached], ifindex: int) -> _Place | str:
+        """The place for ours, or why there is none."""
         rights = [place for place in _PLACES if self._is_right(place, there)]
         if not rights:
-            return self._leave(link, self._why_nowhere(there))
+            return self._why_nowhere(there)
         # Stay where it is right; and rather before filters that can't be asked.
         rights.sort(key=lambda place: (self._unasked(place, there), not self._stands(place, there)))
         enders: set[str] = set()
         for place in rights:
-            enders = self._enders(place, there, link.ifindex)
+            enders = self._enders(place, there, ifindex)
             if not enders:
-                return Standing(LinkState.ATTACHED, changed=self._put(link.ifindex, wanted, there, place))
-        names = ", ".join(sorted(enders))
-        return self._leave(link, f"{names} lets packets pass without asking those that come after it")
+                return place
+        return f"{', '.join(sorted(enders))} lets packets pass without asking those that come after it"
 
     def take_off(self, ifindex: int) -> bool:
         """Remove our programs from a link, requests first; whether there were any."""
@@ -172,6 +185,12 @@ class LinkPrograms:
         ]
         return programs, filters
 
+    def _names_of_others(self, there: Mapping[TcxHook, _Attached]) -> tuple[list[str], list[str]]:
+        """Names of others' programs in tcx, and of their filters, on both hooks."""
+        programs = [one.name for hook in TcxHook for one in self._others(there[hook])[0]]
+        filters = [one.name for hook in TcxHook for _, one in self._others(there[hook])[1]]
+        return programs, filters
+
     # --- Choosing
 
     def _around(self, place: _Place, hook: TcxHook, there: _Attached) -> tuple[list[_Neighbour], list[_Neighbour]]:
@@ -201,8 +220,7 @@ class LinkPrograms:
         return not any(one.occupied for one in there.values())
 
     def _why_nowhere(self, there: Mapping[TcxHook, _Attached]) -> str:
-        programs = [one.name for hook in TcxHook for one in self._others(there[hook])[0]]
-        filters = [one.name for hook in TcxHook for _, one in self._others(there[hook])[1]]
+        programs, filters = self._names_of_others(there)
         if any(one.occupied for one in there.values()):
             return f"an ingress qdisc with filters ({', '.join(sorted(set(filters)))}) is where our clsact would be"
         if programs and filters:
@@ -320,9 +338,6 @@ class LinkPrograms:
     def _detach(self, number: int, ifindex: int, hook: TcxHook) -> None:
         with bpf.open_program(number) as program:
             bpf.detach_from_link(program, ifindex, hook)
-
-    def _leave(self, link: PodInterface, why: str) -> Standing:
-        return Standing(LinkState.SHADOWED, f"{link.ifname} is left alone: {why}", self.take_off(link.ifindex))
 
     def _take_off(self, ifindex: int, hook: TcxHook) -> bool:
         there = self._look(ifindex, hook)

@@ -35,9 +35,9 @@ def check_place(settings: DatapathSettings) -> Place:
         raise DatapathError(
             f"the folder {root} for pins can't be made ({error.strerror}): is a bpffs mounted there?"
         ) from error
-    if _file_system(root) != _BPF_FS_MAGIC:
+    if not is_bpffs(root):
         raise DatapathError(f"{root} is not on a bpffs: mount one (mount -t bpf bpf /sys/fs/bpf) or give --bpf-root")
-    if not settings.cgroup_root.is_dir() or _file_system(settings.cgroup_root) != _CGROUP2_MAGIC:
+    if not is_cgroup2(settings.cgroup_root):
         raise DatapathError(f"{settings.cgroup_root} is no cgroup v2: give --cgroup-root where the node's is mounted")
     try:
         cookie: int | None = own_netns_cookie()
@@ -65,6 +65,16 @@ def why_not_covered(cgroup_root: Path) -> str:
         f"the cgroup {cgroup_root} covers only a part of the node (it was mounted in a cgroup namespace): mount the"
         " host's cgroup v2 root into the agent and give it as --cgroup-root"
     )
+
+
+def is_bpffs(path: Path) -> bool:
+    """Whether a path is on a BPF file system."""
+    return _file_system(path) == _BPF_FS_MAGIC
+
+
+def is_cgroup2(path: Path) -> bool:
+    """Whether a path is a directory of cgroup v2."""
+    return path.is_dir() and _file_system(path) == _CGROUP2_MAGIC
 
 
 def _file_system(path: Path) -> int:

@@ -15,6 +15,7 @@ redirected to seem to come from the frontend, and if it is connected, it is ende
 import errno
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -245,14 +246,26 @@ def _refuse_cilium(cgroup: int, hooks: tuple[bpf.AttachType, ...]) -> None:
     Its programs are known by their names (cil_sock4_connect and so on; the kernel keeps 15 letters).
     """
     for hook in hooks:
-        for number in bpf.attached_programs(cgroup, hook, effective=True):
-            with suppress(FileNotFoundError), bpf.open_program(number) as program:  # it may have gone meanwhile
-                name = bpf.prog_info(program).name
-                if name.startswith("cil_sock"):
-                    raise DatapathError(
-                        f"Cilium redirects sockets on this node (its program {name} is on {hook.name.lower()}): use "
-                        "its own local redirect policies, or set socketLB.enabled: false there"
-                    )
+        for name in names_of(bpf.attached_programs(cgroup, hook, effective=True)):
+            if is_ciliums(name):
+                raise DatapathError(
+                    f"Cilium redirects sockets on this node (its program {name} is on {hook.name.lower()}): use "
+                    "its own local redirect policies, or set socketLB.enabled: false there"
+                )
+
+
+def is_ciliums(program: str) -> bool:
+    """Whether a program on a cgroup's hook is of Cilium's socket load balancer."""
+    return program.startswith("cil_sock")
+
+
+def names_of(numbers: Iterable[int]) -> list[str]:
+    """Names of loaded programs, by their ids. Raises OSError."""
+    names: list[str] = []
+    for number in numbers:
+        with suppress(FileNotFoundError), bpf.open_program(number) as program:  # it may have gone meanwhile
+            names.append(bpf.prog_info(program).name)
+    return names
 
 
 def _remove_link(path: Path) -> None:

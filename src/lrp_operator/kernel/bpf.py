@@ -106,6 +106,7 @@ class Place(IntEnum):
 
 _REPLACE = 1 << 2  # BPF_F_REPLACE
 _TRACE_ITER = 28  # the attach type of iterators
+_ALLOW_MULTI = 1 << 1  # BPF_F_ALLOW_MULTI
 QUERY_EFFECTIVE = 1  # BPF_F_QUERY_EFFECTIVE: with what ancestors attached
 
 
@@ -493,6 +494,17 @@ def attached_programs(target: int, attach_type: AttachType | TcxHook, *, effecti
     call(Command.PROG_QUERY, attributes)
     number = struct.unpack_from("=I", attributes, 24)[0]
     return list(ids[:number])
+
+
+def admits_more(cgroup: int, attach_type: AttachType) -> bool:
+    """Whether another program can be attached to an open cgroup's hook: not beside one that came alone.
+
+    Raises OSError.
+    """
+    attributes = bytearray(struct.pack("=4IQI4x4Q", cgroup, attach_type, 0, 0, 0, 0, 0, 0, 0, 0))
+    call(Command.PROG_QUERY, attributes)  # no room is given for ids: it tells their number alone
+    flags, number = struct.unpack_from("=I", attributes, 12)[0], struct.unpack_from("=I", attributes, 24)[0]
+    return not number or bool(flags & _ALLOW_MULTI)
 
 
 # --- Programs on links (tcx), without a bpf link of their own: they go with their network link and leave no pin.

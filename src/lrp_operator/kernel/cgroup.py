@@ -138,12 +138,23 @@ def _members(cgroup: Path) -> list[int]:
         raise
 
 
+def version_1_mounts(proc: Path = PROC) -> list[Path]:
+    """Where hierarchies of cgroup version 1 are mounted; none where a node has version 2 alone."""
+    return [Path(point) for kind, _, point in _mount_lines(proc) if kind == "cgroup"]
+
+
 def _mounts(proc: Path) -> Iterator[CgroupRoot]:
+    for kind, root, point in _mount_lines(proc):
+        if kind == "cgroup2":
+            yield CgroupRoot(Path(point), PurePosixPath(root))
+
+
+def _mount_lines(proc: Path) -> Iterator[tuple[str, str, str]]:
+    """Kind, root and mount point of everything that is mounted."""
     for line in (proc / "self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
-        if after.split(" ", 1)[0] == "cgroup2":
-            root, point = before.split()[3:5]
-            yield CgroupRoot(Path(_unescape(point)), PurePosixPath(_unescape(root)))
+        root, point = before.split()[3:5]
+        yield after.split(" ", 1)[0], _unescape(root), _unescape(point)
 
 
 def _ups(cgroup: PurePosixPath) -> int:

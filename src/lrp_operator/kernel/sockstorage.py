@@ -57,6 +57,17 @@ class SocketStorage:
         self._link.close()
 
 
+def can_be_listed() -> bool:
+    """Whether this kernel has such an iterator, asked without a map. Raises PermissionError: we may not ask."""
+    try:
+        bpf.load_iterator(_program(_COOKIE_BYTES), btf.function_id(_KERNEL_BTF.read_bytes(), _TARGET)).close()
+    except PermissionError:
+        raise
+    except (OSError, LookupError, ValueError):
+        return False
+    return True
+
+
 def _instruction(code: int, to: int = 0, source: int = 0, offset: int = 0, value: int = 0) -> bytes:
     return struct.pack("=BBhi", code, source << 4 | to, offset, value)
 

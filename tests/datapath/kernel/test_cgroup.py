@@ -16,6 +16,7 @@ from lrp_operator.kernel.cgroup import (
     find_root,
     processes,
     root_at,
+    version_1_mounts,
 )
 
 pytestmark = pytest.mark.privileged
@@ -46,6 +47,7 @@ def test_version_2_beside_version_1_is_found(tmp_path: Path) -> None:
     mounts = mount("/", "/sys/fs/cgroup", "tmpfs") + mount("/", "/sys/fs/cgroup/cpu", "cgroup")
     proc = fake_proc(tmp_path, mounts + mount("/", "/sys/fs/cgroup/unified"))
     assert find_root(proc).path == Path("/sys/fs/cgroup/unified")
+    assert version_1_mounts(proc) == [Path("/sys/fs/cgroup/cpu")]
 
 
 def test_without_version_2_it_says_what_to_do(tmp_path: Path) -> None:
