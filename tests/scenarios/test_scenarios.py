@@ -154,6 +154,8 @@ def row_of(entry: FrontendEntry) -> tuple[str, ...]:
     backends = ", ".join(map(str, entry.backends)) or ("refused" if entry.refuse else "none")
     if entry.affinity_seconds:
         backends += f" (a client stays for {entry.affinity_seconds} s)"
+    if entry.original:
+        backends += f"; exempt pods: {row_of(entry.original)[-1]}"
     return str(entry.frontend), entry.type.value, entry.policy or "-", entry.service or "-", backends
 
 

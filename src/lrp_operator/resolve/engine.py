@@ -341,6 +341,8 @@ class Resolver:
         if not backends and (rules is None or rules.on_no_backend is not OnNoBackend.DROP):
             return None
         service = plan.claims.service
+        skips = rules is not None and rules.skip_redirect_from_backend
+        replaces = self._options.cluster_ips is ClusterIPs.SERVE
         return FrontendEntry(
             frontend=frontend,
             type=FrontendType.LOCAL_REDIRECT,
@@ -348,6 +350,7 @@ class Resolver:
             service=service.key if service else None,
             backends=backends,
             refuse=not backends,
+            original=self._cluster_ip_entry(frontend, owner) if skips and replaces else None,
         )
 
     def _cluster_ip_entry(self, frontend: L4Addr, owner: Ownership) -> FrontendEntry | None:

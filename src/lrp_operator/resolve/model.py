@@ -22,6 +22,8 @@ class FrontendEntry(Struct, frozen=True, gc=False):
         (ClusterIP, kube-proxy in place) where the entry is for display.
     refuse: connects are refused at once: on-no-backend "drop", or a replaced kube-proxy's Service without endpoints.
     affinity_seconds: how long a client keeps its backend (sessionAffinity ClientIP); 0 means not at all.
+    original: what pods have instead that are exempt (skipRedirectFromBackend), where kube-proxy is replaced: the entry
+        of the Service itself. None: they are let pass, for somebody else knows the way, or there is no Service.
     """
 
     frontend: L4Addr
@@ -31,6 +33,7 @@ class FrontendEntry(Struct, frozen=True, gc=False):
     backends: tuple[L4Addr, ...]
     refuse: bool = False
     affinity_seconds: int = 0
+    original: "FrontendEntry | None" = None
 
 
 class FrontendReason(StrEnum):

@@ -3,12 +3,14 @@
 import pytest
 
 from lrp_operator.api.addresses import parse_ip
-from lrp_operator.api.objects import Pod
-from lrp_operator.resolve.engine import ResolveOptions, Resolver
-from lrp_operator.resolve.model import Resolution
+from lrp_operator.api.objects import ClusterObject, Pod, Policy
+from lrp_operator.resolve.engine import ClusterIPs, ResolveOptions, Resolver
+from lrp_operator.resolve.model import FrontendEntry, Resolution
 from tests.unit.resolve.builders import (
     METADATA_IP,
     NODE,
+    endpoint,
+    endpoint_slice,
     frontend_verdicts,
     pod,
     policy,
@@ -129,6 +131,56 @@ def test_exemption_is_per_protocol() -> None:
     dns = service(ports=["53/UDP:dns", "53/TCP:dns"])
     result = run(dns, policy(service="dns", skip=True, backends=["53/UDP"]), pod(ports=["53/UDP"]))
     assert skips(result) == {"default/a": ["10.96.0.10:53/UDP"]}
+
+
+REMOTE = endpoint_slice(endpoint("10.0.0.1", ready=True), endpoint("10.0.0.2", ready=True), ports=["53/UDP:dns"])
+BY_NAME = {"service": "dns", "ports": ["53/UDP"], "backends": ["53/UDP"]}
+
+
+def original(*objects: ClusterObject, mode: ClusterIPs = ClusterIPs.SERVE) -> FrontendEntry | None:
+    """What those who are exempt have of the one frontend that is redirected."""
+    found = run(*objects, pod(ports=["53/UDP"]), cluster_ips=mode).frontends
+    (entry,) = (entry for entry in found if entry.policy)
+    return entry.original
+
+
+def test_where_kube_proxy_is_replaced_the_exempt_have_the_services_own_entry() -> None:
+    """By all rules for a Service without a policy: affinity, internalTrafficPolicy, refused without endpoints."""
+    for said in ({}, {"affinity": "ClientIP"}, {"internal_traffic_policy": "Local"}):
+        dns = service(ports=["53/UDP:dns"], **said)
+        found = original(dns, REMOTE, policy(skip=True, **BY_NAME))
+        assert (found,) == run(dns, REMOTE, cluster_ips=ClusterIPs.SERVE).frontends
+    assert found is not None
+    assert found.refuse, "it has no endpoint on this node"
+
+
+@pytest.mark.parametrize("mode", [ClusterIPs.OMIT, ClusterIPs.LIST])
+def test_where_kube_proxy_stays_the_exempt_are_let_pass(mode: ClusterIPs) -> None:
+    assert original(service(ports=["53/UDP:dns"]), REMOTE, policy(skip=True, **BY_NAME), mode=mode) is None
+
+
+def test_who_has_no_exemption_needs_no_original() -> None:
+    assert original(service(ports=["53/UDP:dns"]), REMOTE, policy(**BY_NAME)) is None
+
+
+def test_an_address_and_a_service_of_another_proxy_are_let_pass() -> None:
+    theirs = service(ports=["53/UDP:dns"], labels={"service.kubernetes.io/service-proxy-name": "other"})
+    assert original(theirs, REMOTE, policy(skip=True, **BY_NAME)) is None
+    assert original(policy(skip=True, ports=["53/UDP"], backends=["53/UDP"]), REMOTE) is None
+
+
+def test_the_original_follows_the_services_endpoints() -> None:
+    resolver = Resolver(NODE, ResolveOptions(cluster_ips=ClusterIPs.SERVE))
+    for obj in (service(ports=["53/UDP:dns"]), REMOTE, policy(skip=True, **BY_NAME), pod(ports=["53/UDP"])):
+        resolver.upsert(obj)
+    resolver.resolve()
+    resolver.upsert(endpoint_slice(endpoint("10.0.0.3", ready=True), ports=["53/UDP:dns"]))
+    (changed,) = resolver.resolve().frontends.values()
+    assert changed is not None
+    assert changed.original is not None
+    assert (texts(changed.backends), texts(changed.original.backends)) == (["10.244.0.1:53/UDP"], ["10.0.0.3:53/UDP"])
+    resolver.delete(Policy, "default/p")
+    assert list(resolver.resolve().frontends.values()) == [changed.original]
 
 
 def test_a_backend_on_the_host_network_exempts_the_host_and_the_verdict_says_so() -> None:

@@ -119,6 +119,18 @@ def addresses(pod: Pod) -> set[bytes]:
     return found
 
 
+def check_originals(result: Resolution, cluster: Cluster, options: ResolveOptions) -> None:
+    """Where kube-proxy is replaced, the exempt have what they would have without any policy; else they are let pass."""
+    without = resolve([obj for obj in cluster if not isinstance(obj, Policy)], NODE, options)
+    plain = {entry.frontend: entry for entry in without.frontends}
+    policies = {obj.metadata.key: obj for obj in cluster if isinstance(obj, Policy)}
+    for entry in result.frontends:
+        owner = policies.get(entry.policy or "")
+        skips = owner is not None and owner.spec.get("skipRedirectFromBackend")
+        wanted = plain.get(entry.frontend) if skips and options.cluster_ips is ClusterIPs.SERVE else None
+        assert entry.original == wanted
+
+
 @settings(SETTINGS, max_examples=700)
 @given(strategies.clusters, strategies.options)
 def test_what_holds_for_every_cluster(cluster: Cluster, options: ResolveOptions) -> None:
@@ -130,6 +142,7 @@ def test_what_holds_for_every_cluster(cluster: Cluster, options: ResolveOptions)
     check_verdicts(result, policies)
     check_backends(result, policies, pods)
     check_skips(result, policies, pods)
+    check_originals(result, cluster, options)
 
 
 @settings(SETTINGS, max_examples=300)
