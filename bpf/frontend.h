@@ -91,6 +91,27 @@ INLINE bool F(exempt)(u64 who, const struct F(frontend) * frontend)
 	return bpf_map_lookup_elem(F(map_skip), &client) != NULL;
 }
 
+/*
+ * Who is exempt reaches the original destination. Of a Service, where kube-proxy is replaced, that is for us to find: the
+ * run of its own endpoints stands right behind the policy's, and is as surely the frontend's as that one. `run` becomes it.
+ * NULL: the packet names its destination, or kube-proxy finds it.
+ */
+INLINE struct F(slot) * F(original_of)(struct run *run)
+{
+	struct F(slot) *slot = NULL;
+
+#if LRP_CLUSTER_IP
+	if (run->flags & RUN_HAS_ORIGINAL)
+		slot = F(slot_at)(run->first + run->count);
+	if (slot) {
+		run->first += run->count;
+		run->count = slot->count;
+		run->flags = slot->flags;
+	}
+#endif
+	return slot;
+}
+
 /* Of a run, the backend with this address while it is there, else any. Without a port, any. */
 INLINE struct F(slot) * F(again_or_any)(const struct run *run, const struct F(destination) * backend)
 {

@@ -85,6 +85,12 @@ INLINE u32 F(note)(struct bpf_sock_addr *ctx, const struct F(frontend) * fronten
 	return frontend->protocol == IPPROTO_UDP ? ACTION_FAILED : action;
 }
 
+/* What is counted and told: who was sent to the original destination was not redirected. */
+INLINE u32 F(account)(const struct run *run, u32 action)
+{
+	return action == ACTION_REDIRECTED && run->flags & RUN_ORIGINAL ? ACTION_SKIPPED : action;
+}
+
 /* Where does this connect or send go? Answers ACTION_REDIRECTED with the backend in `to`, or why not. */
 INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * frontend, struct F(destination) * to,
 		      u32 hook)
@@ -100,31 +106,32 @@ INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * fron
 		count(0, ACTION_FAILED);
 	if (first && run.flags & RUN_DIRECT)
 		first = NULL; /* a concern of the TC level */
+#if LRP_HAVE_NETNS_COOKIE
+	if (first && run.flags & (RUN_SKIP | RUN_AFFINITY))
+		netns_cookie = lrp_netns_cookie(ctx);
+	if (first && run.flags & RUN_SKIP && F(exempt)(netns_cookie, frontend)) {
+		action = ACTION_SKIPPED;
+		first = F(original_of)(&run);
+	}
+#endif
 	/* Ask the pointer itself: left to the compiler, the flag is asked again, and most verifiers don't know that it tells. */
 	asm volatile("" : "+r"(first));
 	if (first) {
-#if LRP_HAVE_NETNS_COOKIE
-		if (run.flags & (RUN_SKIP | RUN_AFFINITY))
-			netns_cookie = lrp_netns_cookie(ctx);
-		if (run.flags & RUN_SKIP && F(exempt)(netns_cookie, frontend))
-			action = ACTION_SKIPPED;
-		else
-#endif
-		    if (run.flags & RUN_REFUSE)
+		if (run.flags & RUN_REFUSE)
 			action = ACTION_REFUSED;
 		else if (F(redirect)(ctx, netns_cookie, &run, first, &choice))
 			action = ACTION_REDIRECTED;
 	}
 	if (action != ACTION_REFUSED)
 		action = F(note)(ctx, frontend, run.id, action, &choice);
-	if (!first)
+	if (action == ACTION_PASS)
 		return action;
 	if (action == ACTION_REDIRECTED)
 		*to = choice.backend;
 	if (action != ACTION_FAILED)
-		count(run.id, action);
+		count(run.id, F(account)(&run, action));
 	if (watched())
-		F(tell)(ctx, frontend, to, hook, action);
+		F(tell)(ctx, frontend, to, hook, F(account)(&run, action));
 	return action;
 }
 

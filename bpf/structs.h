@@ -46,11 +46,14 @@ enum run_flags {
 	RUN_REFUSE = 4,		/* no backend: connects are refused; the run is one slot without an address */
 	RUN_AFFINITY = 8,	/* a client keeps its backend: slot.affinity_seconds */
 	RUN_DIRECT = 16,	/* a backend's own address, for the TC level (flow.h): its one slot is itself */
+	RUN_HAS_ORIGINAL = 32,	/* right behind it stands the run for those who are exempt */
+	RUN_ORIGINAL = 64,	/* that run: of a Service's own endpoints, where kube-proxy is replaced */
 };
 
 /*
  * One backend of a run. It carries its frontend's key: a run read for one frontend may by then belong to another,
  * and a mismatch tells (see frontend.h). Never changed while a reader may be there.
+ * A run and the one behind it (RUN_HAS_ORIGINAL) are written, found and given up as one.
  * count, flags: of the run; index: of the slot in it. generation: of this run, never the same twice in a row for one frontend.
  */
 struct slot4 {

@@ -42,7 +42,7 @@ INLINE void F(report)(const struct F(work) * work, u32 action)
 	if (!watched())
 		return;
 	F(copy_ip)(event.frontend_ip, work->p.key.tuple.daddr);
-	if (action == ACTION_REDIRECTED) {
+	if (action == ACTION_REDIRECTED || (action == ACTION_SKIPPED && work->run.flags & RUN_ORIGINAL)) {
 		F(copy_ip)(event.backend_ip, work->becomes.becomes.daddr);
 		event.backend_port = work->becomes.becomes.dport;
 	}
@@ -134,8 +134,11 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 		return F(goes_elsewhere)(p);
 	}
 	if (run->flags & RUN_SKIP && F(exempt)(CLIENT_OF(p), &frontend)) {
-		F(report)(work, ACTION_SKIPPED);
-		return F(goes_elsewhere)(p);
+		first = F(original_of)(run);
+		if (!first) {
+			F(report)(work, ACTION_SKIPPED);
+			return F(goes_elsewhere)(p);
+		}
 	}
 	if (run->flags & RUN_REFUSE) {
 		F(report)(work, ACTION_REFUSED);
@@ -153,7 +156,7 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 		return F(goes_elsewhere)(p);
 	}
 	if (!(run->flags & RUN_DIRECT))
-		F(report)(work, ACTION_REDIRECTED);
+		F(report)(work, run->flags & RUN_ORIGINAL ? ACTION_SKIPPED : ACTION_REDIRECTED);
 	return TRANSLATE;
 }
 #else

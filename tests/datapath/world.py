@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Self
 
+from msgspec import structs
+
 from lab import Node, Place, Pod
 from lrp_operator.api.addresses import L4Addr, Protocol
 from lrp_operator.datapath.engine import Datapath, cleanup
@@ -30,6 +32,12 @@ def entry(frontend: L4Addr, *backends: L4Addr, **more: Any) -> FrontendEntry:
         backends=tuple(sorted(backends, key=lambda b: b.sort_key)),
         **{**given, "refuse": not backends, **more},
     )
+
+
+def with_original(redirected: FrontendEntry, *endpoints: L4Addr, affinity_seconds: int = 0) -> FrontendEntry:
+    """The same where kube-proxy is replaced: who is exempt is sent to the Service's own endpoints."""
+    plain = {"type": FrontendType.CLUSTER_IP, "policy": None, "affinity_seconds": affinity_seconds}
+    return structs.replace(redirected, original=entry(redirected.frontend, *endpoints, **plain))
 
 
 def address_of(pod: Pod, way: str, port: int, protocol: Protocol) -> L4Addr:

@@ -21,7 +21,7 @@ from lrp_operator.datapath.model import DatapathSettings, PodPlace, SocketLevel,
 from lrp_operator.kernel import bpf
 from lrp_operator.kernel.netns import in_netns
 from lrp_operator.resolve.model import Delta, FrontendEntry, SkipEntry
-from tests.datapath.world import InNode, entry
+from tests.datapath.world import InNode, entry, with_original
 from tests.fuzz.model import IN, OUT, TCP, UDP, Address, Conversation, Leg, Model, Rule, Table, Wrong
 
 MAX_FLOWS = 8192
@@ -203,7 +203,13 @@ def arena() -> Iterator[tuple[Node, Arena]]:
         pods = {name: node.pod(name) for name in ("client", "exempt", "one", "itself")}
         bridged = {name: node.pod(name, bridge=True) for name in ("port", "beside")}
         settings = DatapathSettings(
-            node.bpf / "lrp", node.cgroup, SocketLevel.OFF, TcLevel.PODS, max_flows=MAX_FLOWS, max_frontends=256
+            node.bpf / "lrp",
+            node.cgroup,
+            SocketLevel.OFF,
+            TcLevel.PODS,
+            cluster_ip=True,  # has all that the other build has
+            max_flows=MAX_FLOWS,
+            max_frontends=256,
         )
         datapath = InNode(node, settings)
         datapath.open()
@@ -211,7 +217,7 @@ def arena() -> Iterator[tuple[Node, Arena]]:
             entries = [entry for family in (4, 6) for entry in _entries(family, {**pods, **bridged})]
             exempt = pods["exempt"]
             ips = tuple(parse_ip(address) for address in exempt.addresses)
-            links = {e.frontend: exempt.veth.index for e in entries if _last(e.frontend) in {10, 12}}
+            links = {e.frontend: exempt.veth.index for e in entries if _last(e.frontend) in {10, 12, 14, 66}}
             spared = tuple(links)
             skip = SkipEntry("default/exempt", "uid", ips, host_network=False, frontends=spared)
             datapath.update(Delta({e.frontend: e for e in entries}, {}, {skip.pod: skip}))
@@ -252,30 +258,36 @@ def _entries(family: int, pods: dict[str, Pod]) -> Iterator[FrontendEntry]:
     far, odd = _FAR[family]
     for protocol in (Protocol.TCP, Protocol.UDP):
         # Two frontends with one backend; another port, the same port; several; the client itself; none; a bridge.
-        yield entry(at(10, 80, protocol), at(ip("one"), 8080, protocol))
+        # Who is exempt from the first has the second's backend, or another; from the bridge's none; else it passes.
+        own = [at(ip("one"), 8080, protocol), at(far, 1, protocol)]
+        yield with_original(entry(at(10, 80, protocol), at(ip("one"), 8080, protocol)), *own)
         yield entry(at(11, 80, protocol), at(ip("one"), 8080, protocol))
         yield entry(at(11, 53, protocol), at(ip("one"), 53, protocol))
         many = [(ip("one"), 53), (ip("itself"), 5353), (far, 1), (odd, 65535), (ip("beside"), 53)]
         yield entry(at(12, 53, protocol), *(at(host, port, protocol) for host, port in many))
         yield entry(at(13, 65535, protocol), at(ip("itself"), 80, protocol))
-        yield entry(at(14, 80, protocol), at(ip("beside"), 80, protocol))
-        yield entry(at(66, 80, protocol))
+        yield with_original(entry(at(14, 80, protocol), at(ip("beside"), 80, protocol)))
+        yield with_original(entry(at(66, 80, protocol)), at(ip("exempt"), 53, protocol))
         # A backend that is a frontend too.
         yield entry(at(15, 80, protocol), at(10, 80, protocol))
 
 
 def _changed(one: FrontendEntry, pick: random.Random) -> FrontendEntry | None:
-    """A frontend's entry otherwise: gone, refused, with fewer backends or others."""
-    kind = pick.randrange(6)
+    """A frontend's entry otherwise: gone, refused, with fewer backends or others; with no original."""
+    kind, original = pick.randrange(6), one.original
     if kind == 0:
         return None
     if kind == 1:
-        return entry(one.frontend)
+        return entry(one.frontend, original=original)
     if kind == 2 and one.backends:
-        return entry(one.frontend, *pick.sample(one.backends, pick.randint(1, len(one.backends))))
+        kept = pick.sample(one.backends, pick.randint(1, len(one.backends)))
+        return entry(one.frontend, *kept, original=original)
     if kind == 3:
         protocol, family = one.frontend.protocol, 4 if len(one.frontend.ip) == 4 else 6
-        return entry(one.frontend, L4Addr.make(_FAR[family][0], pick.choice((53, 8080)), protocol), *one.backends)
+        other = L4Addr.make(_FAR[family][0], pick.choice((53, 8080)), protocol)
+        return entry(one.frontend, other, *one.backends, original=original)
+    if kind == 4:
+        return entry(one.frontend, *one.backends)
     return one
 
 
@@ -284,9 +296,11 @@ def _table(entries: list[FrontendEntry], exempt: dict[L4Addr, int]) -> Table:
     for one in entries:
         links = frozenset({exempt[one.frontend]} if one.frontend in exempt else ())
         backends = tuple((backend.ip, backend.port) for backend in one.backends)
-        table[one.frontend.ip, one.frontend.port, int(one.frontend.protocol)] = Rule(backends, exempt=links)
+        original = tuple((end.ip, end.port) for end in one.original.backends) if one.original else None
+        key = (one.frontend.ip, one.frontend.port, int(one.frontend.protocol))
+        table[key] = Rule(backends, exempt=links, original=original)
     for one in entries:
-        for backend in one.backends:
+        for backend in (*one.backends, *(one.original.backends if one.original else ())):
             key = (backend.ip, backend.port, int(backend.protocol))
             table.setdefault(key, Rule(((backend.ip, backend.port),), direct=True))
     assert {protocol for _, _, protocol in table} == {TCP, UDP}

@@ -32,11 +32,21 @@ class Wrong(AssertionError):  # noqa: N818 (it is no error of this program)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is done with a frontend's packets. No backends: they are refused. direct: it is a backend's own address."""
+    """What is done with a frontend's packets. No backends: they are refused. direct: it is a backend's own address.
+
+    exempt: links whose packets are to reach the original. original: the backends of that; None: they pass.
+    """
 
     backends: tuple[Address, ...]
     direct: bool = False
-    exempt: frozenset[int] = frozenset()  # links
+    exempt: frozenset[int] = frozenset()
+    original: tuple[Address, ...] | None = None
+
+    def of(self, link: int) -> "Rule | None":
+        """What is done with packets of a link; None: they pass."""
+        if link not in self.exempt:
+            return self
+        return None if self.original is None else Rule(self.original)
 
 
 Table = Mapping[tuple[bytes, int, int], Rule]  # by IP, port, protocol
@@ -319,9 +329,10 @@ class Model:
     # --- Beginning
 
     def _to_frontend(self, run: Run, packet: Packet) -> str:
-        rule = self.table.get((*packet.receiver, packet.protocol))
+        known = self.table.get((*packet.receiver, packet.protocol))
+        rule = known.of(run.link) if known else None
         key = (run.link, packet.protocol, packet.sender, packet.receiver)
-        if rule is None or run.link in rule.exempt:
+        if rule is None:
             return self._goes_elsewhere(run, packet, key)
         if not rule.backends:
             return self._refused(run, packet)

@@ -12,7 +12,21 @@ from lrp_operator.datapath.model import SocketLevel
 from lrp_operator.kernel import features
 from lrp_operator.kernel.features import KernelFeatures
 from lrp_operator.resolve.model import Delta, FrontendType, SkipEntry
-from tests.datapath.world import DNS, FAR, TCP, UDP, VIP, WAYS, WEB, World, ask, socket_in
+from tests.datapath.world import (
+    DNS,
+    FAR,
+    TCP,
+    UDP,
+    VIP,
+    WAYS,
+    WEB,
+    InNode,
+    World,
+    address_of,
+    ask,
+    socket_in,
+    with_original,
+)
 from tests.kernels.rows import Row
 from tests.kernels.smoke import PATIENCE, node, same, tried
 
@@ -132,6 +146,21 @@ def _mptcp(world: World, found: KernelFeatures) -> str:
     return "" if found.mptcp else "getpeername shows the pod's address"
 
 
+def _reaches_the_endpoints(world: World, datapath: InNode) -> None:
+    """The node is exempt from a Service's policy, and is sent to the Service's own endpoint."""
+    entries = [
+        with_original(world.entry(way, protocol, world.one), address_of(world.two, way, port, protocol))
+        for way in ("4", "6")
+        for protocol, port in ((TCP, WEB), (UDP, DNS))
+    ]
+    skip = SkipEntry("default/p", "uid", (), host_network=True, frontends=tuple(entry.frontend for entry in entries))
+    datapath.update(Delta({entry.frontend: entry for entry in entries}, {}, {skip.pod: skip}))
+    same(datapath.flush(complete=True).problems, ())
+    for way in WAYS:
+        for protocol in (TCP, UDP):
+            same(_ask(world.node, way, protocol), ("two", VIP[way]))
+
+
 def _replaced(world: World, found: KernelFeatures) -> str:
     """A client stays with its backend; and where the kernel can, the node's own sockets are redirected, a pod's not."""
     host_only = found.netns_cookie_helper and found.netns_cookie_option
@@ -149,4 +178,6 @@ def _replaced(world: World, found: KernelFeatures) -> str:
             assert names <= {"one", "two"}, f"{names} answer the node"
             if host_only:
                 same(_ask(world.client, way, UDP, to=FAR)[0], "far")
+        if host_only:
+            _reaches_the_endpoints(world, datapath)
     return "" if host_only else "session affinity only: this kernel does not tell cookies"

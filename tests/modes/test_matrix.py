@@ -1,8 +1,7 @@
 """Everything that a policy does, in each mode, asked from pods and from the node, over both shapes of pods.
 
 The table at the end of the run tells how each came out. "by design not": the mode leaves the node's own namespace
-alone, so what it asks goes where it would go without the policy, and that is checked. "known gap": it does not work,
-and that it fails in the way we know is checked.
+alone, so what it asks goes where it would go without the policy, and that is checked.
 """
 
 import os
@@ -28,7 +27,7 @@ from tests.modes.ground import (
     service_of,
     wrong,
 )
-from tests.modes.matrix import BY_DESIGN, FAILED, GAP, OK, Matrix
+from tests.modes.matrix import BY_DESIGN, FAILED, OK, Matrix
 from tests.modes.modes import HOST_ONLY, REPLACED, SOCKETS, TC_ONLY, Mode
 
 pytestmark = pytest.mark.privileged
@@ -199,8 +198,7 @@ def test_delete(world: World) -> None:
 def test_skip(world: World) -> None:
     """Backends reach the original; it makes no difference that there is another one that is ready.
 
-    A known gap: where kube-proxy is replaced, nobody else balances a Service that has a policy, so that who is exempt
-    from it reaches nothing.
+    Of a Service that is its endpoints, by kube-proxy or, where that is replaced, by us.
     """
     world.write("p", skip=True, labels={})
     world.ground.settled()
@@ -208,15 +206,10 @@ def test_skip(world: World) -> None:
     found += world.expect("skip: others", address_of, either, beyond)
     for shape in world.shapes:
         for pod in world.backends(shape):
-            bad = wrong(ask(pod, address_of(shape)), address_of(shape), beyond(shape))
-            world.note("skip: address", "pod", shape, FAILED if bad else OK)
-            if world.mode.replaces:
-                said = ask(pod, service_of(shape), timeout=0.15)
-                worse = [f"{one.way} to {service_of(shape).name}: {one.name} answers" for one in said if one.peer]
-            else:
-                worse = wrong(ask(pod, service_of(shape)), service_of(shape), far(shape))
-            world.note("skip: Service", "pod", shape, FAILED if worse else GAP if world.mode.replaces else OK)
-            found += [f"{world.name}, from {pod.short_name}: {line}" for line in bad + worse]
+            for what, target, names in (("address", address_of, beyond), ("Service", service_of, far)):
+                bad = wrong(ask(pod, target(shape)), target(shape), names(shape))
+                world.note(f"skip: {what}", "pod", shape, FAILED if bad else OK)
+                found += [f"{world.name}, from {pod.short_name}: {line}" for line in bad]
     world.delete("p")
     assert not found, "\n".join(found)
 

@@ -188,7 +188,7 @@ class PolicyState(_Said, frozen=True):
 
 
 class ExemptPod(_Said, frozen=True):
-    """A pod whose own connects to these frontends are left alone (skipRedirectFromBackend)."""
+    """A pod whose own connects to these frontends reach the original destination (skipRedirectFromBackend)."""
 
     pod: str
     frontends: list[str]
@@ -211,13 +211,14 @@ class KernelSlot(_Said, frozen=True):
 
 
 class KernelEntry(_Said, frozen=True):
-    """One frontend as the kernel's maps hold it."""
+    """One frontend as the kernel's maps hold it. original: what exempt pods get instead; None: they are let pass."""
 
     id: int
     frontend: str
     flags: list[str]
     generation: int
     backends: list[KernelSlot]
+    original: list[KernelSlot] | None = None
 
 
 class BpfLb(Answer, frozen=True, kw_only=True):
@@ -246,7 +247,8 @@ class Redirect(_Said, frozen=True):
 
     hook: "connect", "sendmsg", or "packet" for the first packet of a flow at the TC level, which tells of its caller
     only the pod's link (ifindex). action: "redirected", "refused", "skipped" or "failed". client: the pod that it came
-    from, or "host".
+    from, or "host". backend: where it was sent, if it was; a skipped one is, to an endpoint of the Service, where
+    kube-proxy is replaced.
     """
 
     time: datetime

@@ -16,7 +16,7 @@ from lrp_operator.agent.hits import Use
 from lrp_operator.agent.loop import Circle
 from lrp_operator.agent.pods import PodNames
 from lrp_operator.api.addresses import L4Addr
-from lrp_operator.datapath.model import DatapathSettings, KernelFrontend, RedirectEvent
+from lrp_operator.datapath.model import DatapathSettings, KernelBackend, KernelFrontend, RedirectEvent
 from lrp_operator.resolve.model import FrontendEntry, FrontendType, FrontendVerdict, PolicyVerdict, Resolution
 
 
@@ -228,11 +228,12 @@ class View:
             frontend=str(entry.frontend),
             flags=list(entry.flags),
             generation=entry.generation,
-            backends=[
-                apimodel.KernelSlot(slot.slot, str(slot.backend), self._pods.at(slot.backend.ip))
-                for slot in entry.backends
-            ],
+            backends=self._kernel_slots(entry.backends),
+            original=None if entry.original is None else self._kernel_slots(entry.original),
         )
+
+    def _kernel_slots(self, slots: Iterable[KernelBackend]) -> list[apimodel.KernelSlot]:
+        return [apimodel.KernelSlot(one.slot, str(one.backend), self._pods.at(one.backend.ip)) for one in slots]
 
     def _count_frontends(self, whole: Resolution) -> apimodel.FrontendCounts:
         ours = [entry for entry in whole.frontends if self._circle.desired.is_ours(entry)]

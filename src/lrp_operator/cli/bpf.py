@@ -2,7 +2,7 @@
 
 import typer
 
-from lrp_operator.agent.apimodel import BpfLb, BpfSkip, KernelEntry
+from lrp_operator.agent.apimodel import BpfLb, BpfSkip, KernelEntry, KernelSlot
 from lrp_operator.cli.asking import SOCKET, ApiSocket, ask, show
 from lrp_operator.cli.output import Output, OutputOption, Table, print_tables
 
@@ -32,9 +32,14 @@ def print_lb(answer: BpfLb) -> None:
 
 
 def _rows(entry: KernelEntry) -> list[list[str]]:
-    slots = [[str(slot.slot), slot.backend, slot.pod or "-"] for slot in entry.backends] or [["-", "-", "-"]]
     start = [str(entry.id), entry.frontend, ",".join(entry.flags) or "-", str(entry.generation)]
-    return [[*(start if n == 0 else [""] * len(start)), *slot] for n, slot in enumerate(slots)]
+    rows = _run(start, entry.backends)
+    return rows if entry.original is None else rows + _run(["", "", "exempt pods:", ""], entry.original)
+
+
+def _run(start: list[str], slots: list[KernelSlot]) -> list[list[str]]:
+    listed = [[str(slot.slot), slot.backend, slot.pod or "-"] for slot in slots] or [["-", "-", "-"]]
+    return [[*(start if n == 0 else [""] * len(start)), *slot] for n, slot in enumerate(listed)]
 
 
 def print_skip(answer: BpfSkip) -> None:

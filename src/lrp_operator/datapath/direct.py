@@ -38,8 +38,7 @@ class DirectFrontends:
         if entry is not None:
             self._entries[address] = entry
             self.forget(address)
-        old = set(before.backends) if before else set()
-        new = set(entry.backends) if entry else set()
+        old, new = _destinations(before), _destinations(entry)
         self._uses.update(new - old)
         self._uses.subtract(old - new)
         touched = old ^ new
@@ -76,6 +75,13 @@ class DirectFrontends:
         for address in gone:
             del self._left[address]
         return gone
+
+
+def _destinations(entry: FrontendEntry | None) -> set[L4Addr]:
+    """Everybody that an entry sends somebody to, those who are exempt included."""
+    if entry is None:
+        return set()
+    return {*entry.backends, *(entry.original.backends if entry.original else ())}
 
 
 def itself(backend: L4Addr) -> Content:

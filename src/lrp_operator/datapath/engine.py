@@ -41,7 +41,7 @@ from lrp_operator.datapath.place import PodLocator, check_place, why_not_covered
 from lrp_operator.datapath.plan import TcBuild
 from lrp_operator.datapath.programs import Programs
 from lrp_operator.datapath.skips import SkipTable
-from lrp_operator.datapath.tables import Changes, FamilyMaps, FamilyTable, IdPool, content_of
+from lrp_operator.datapath.tables import Changes, Content, FamilyMaps, FamilyTable, IdPool, content_of
 from lrp_operator.datapath.tc import LinkLevel, take_off_everywhere
 from lrp_operator.kernel import bpf, features
 from lrp_operator.kernel.grace import wait_for_readers
@@ -412,7 +412,7 @@ class _Opened:
         gone = {backend for change in changes for _, backend in change.removed_backends}
         if self._ender.unreadable:
             tables = self._tables.values()
-            gone -= {b for table in tables for p in table.programmed.values() for b in p.content.backends}
+            gone -= {b for table in tables for p in table.programmed.values() for b in p.content.destinations}
             return self._ender.end_all_of(gone) if gone else (0, [])
         if self._second_look and time.monotonic() - self._looked > _SECOND_LOOK / 2:
             self._search_due, self._second_look = True, False
@@ -443,7 +443,7 @@ class _Opened:
     def _stands(self, frontend: L4Addr, backend: L4Addr) -> bool:
         table = self._tables.get(len(frontend.ip))
         programmed = table.programmed.get(frontend) if table else None
-        return programmed is not None and backend in programmed.content.backends
+        return programmed is not None and backend in programmed.content.destinations
 
     def repair(self) -> list[str]:
         """Put links and mirrors right; return what was found wrong, as sentences. Raises DatapathError."""
@@ -494,9 +494,10 @@ class _Opened:
             KernelFrontend(
                 id=p.id,
                 frontend=address,
-                backends=tuple(KernelBackend(p.first + i, backend) for i, backend in enumerate(p.content.backends)),
+                backends=_slots(p.first, p.content),
                 flags=tuple(name for flag, name in FLAG_NAMES.items() if p.content.flags & flag),
                 generation=p.generation,
+                original=_slots(p.first + p.content.run_length, p.content.original) if p.content.original else None,
             )
             for address, p in sorted(found, key=lambda item: item[0].sort_key)
         ]
@@ -563,6 +564,10 @@ class _Opened:
         if not hooks:
             return ""
         return why_not_covered(self._settings.cgroup_root)
+
+
+def _slots(first: int, run: Content) -> tuple[KernelBackend, ...]:
+    return tuple(KernelBackend(first + i, backend) for i, backend in enumerate(run.backends))
 
 
 def _family(ip_bytes: int) -> str:

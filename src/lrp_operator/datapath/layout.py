@@ -13,12 +13,14 @@ from lrp_operator.datapath.model import DatapathError
 from lrp_operator.kernel import bpf, btf
 
 FLAG_LOCAL_REDIRECT, FLAG_SKIP, FLAG_REFUSE, FLAG_AFFINITY, FLAG_DIRECT = 1, 2, 4, 8, 16  # enum run_flags
+FLAG_HAS_ORIGINAL, FLAG_ORIGINAL = 32, 64
 FLAG_NAMES = {
     FLAG_LOCAL_REDIRECT: "local-redirect",
     FLAG_SKIP: "skip",
     FLAG_REFUSE: "refuse",
     FLAG_AFFINITY: "affinity",
     FLAG_DIRECT: "direct",
+    FLAG_HAS_ORIGINAL: "original",
 }
 CLIENT_BY_LINK = 1 << 63  # in a client's `who`: the rest is a link's index
 

@@ -110,13 +110,18 @@ class KernelBackend(Struct, frozen=True):
 
 
 class KernelFrontend(Struct, frozen=True):
-    """One frontend as the kernel's maps hold it, read back and decoded."""
+    """One frontend as the kernel's maps hold it, read back and decoded.
+
+    flags: their names in layout.FLAG_NAMES. original: where those go who are exempt; none: they are refused; None: they
+    are let pass.
+    """
 
     id: int
     frontend: L4Addr
     backends: tuple[KernelBackend, ...]
-    flags: tuple[str, ...]  # "local-redirect", "skip", "refuse", "affinity"
+    flags: tuple[str, ...]
     generation: int
+    original: tuple[KernelBackend, ...] | None = None
 
 
 class KernelSkip(Struct, frozen=True):
@@ -135,7 +140,8 @@ class Hits(Struct, frozen=True):
     """A frontend's counters since its id was given out.
 
     redirected: connects and datagram sends sent to a backend; refused: those refused for want of one;
-    skipped: those of exempt pods; failed: those left untouched because socket state could not be kept.
+    skipped: those of exempt pods, on their way to the original destination;
+    failed: those left untouched because socket state could not be kept.
     """
 
     redirected: int = 0
@@ -148,7 +154,8 @@ class RedirectEvent(Struct, frozen=True):
     """One connect or send, as it happened.
 
     hook: "connect" or "sendmsg", or "packet" at the TC level; action: "redirected", "refused", "skipped" or "failed"
-    (as in Hits). netns_cookie, pid, command: of the caller, at socket level; ifindex: of the pod's link, at TC level.
+    (as in Hits). backend: where it was sent; a skipped one is where kube-proxy is replaced, to the Service's endpoint.
+    netns_cookie, pid, command: of the caller, at socket level; ifindex: of the pod's link, at TC level.
     """
 
     hook: str

@@ -4,6 +4,9 @@
     runs        id -> first slot of its run        the one word that a change flips (shared by both families)
     backends    slots                              a run for each frontend
 
+Right behind a run there may be a second one: the original destination of those who are exempt, where that is for us to
+find (`Content.original`). Both are one piece for all that follows.
+
 A change never shows half of itself to a packet: the new run of slots is written where nobody looks, then the start of
 the frontend's run is flipped to it in one store, then the old run is freed; it rests in quarantine until every program
 that may have read the old start has ended (`slots`). Ids rest likewise, and their counters start from zero when they
@@ -15,13 +18,15 @@ maps outlive the agent), and whenever someone else may have written there; what 
 
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol as Interface
 
 from lrp_operator.api.addresses import L4Addr
 from lrp_operator.datapath.layout import (
     FLAG_AFFINITY,
+    FLAG_HAS_ORIGINAL,
     FLAG_LOCAL_REDIRECT,
+    FLAG_ORIGINAL,
     FLAG_REFUSE,
     FLAG_SKIP,
     FRONTEND_ID,
@@ -70,16 +75,32 @@ class FamilyMaps:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a frontend's slots say, apart from where they stand."""
+    """What a frontend's slots say, apart from where they stand. original: the second run, if there is one."""
 
     backends: tuple[L4Addr, ...]
     flags: int
     affinity_seconds: int
+    original: "Content | None" = None
+
+    @property
+    def run_length(self) -> int:
+        """Slots of its own run; a refused frontend has one, which carries its key."""
+        return max(1, len(self.backends))
+
+    @property
+    def runs(self) -> tuple["Content", ...]:
+        """What stands there, in order."""
+        return (self, self.original) if self.original else (self,)
 
     @property
     def slot_count(self) -> int:
-        """Slots of its run; a refused frontend has one, which carries its key."""
-        return max(1, len(self.backends))
+        """Slots of all its runs."""
+        return sum(run.run_length for run in self.runs)
+
+    @property
+    def destinations(self) -> set[L4Addr]:
+        """Everybody that somebody is sent to."""
+        return {backend for run in self.runs for backend in run.backends}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +164,16 @@ class Changes:
 def content_of(entry: FrontendEntry, *, skipped: bool) -> Content:
     """Translate a resolved entry. skipped: some namespace is exempt from it."""
     flags = FLAG_LOCAL_REDIRECT if entry.type is FrontendType.LOCAL_REDIRECT else 0
-    flags |= FLAG_SKIP if skipped else 0
     flags |= FLAG_REFUSE if not entry.backends else 0
     flags |= FLAG_AFFINITY if entry.affinity_seconds else 0
-    return Content(entry.backends, flags, entry.affinity_seconds)
+    if not skipped:
+        return Content(entry.backends, flags, entry.affinity_seconds)
+    flags |= FLAG_SKIP
+    if entry.original is None:
+        return Content(entry.backends, flags, entry.affinity_seconds)
+    original = content_of(entry.original, skipped=False)
+    original = replace(original, flags=original.flags | FLAG_ORIGINAL)
+    return Content(entry.backends, flags | FLAG_HAS_ORIGINAL, entry.affinity_seconds, original)
 
 
 class FamilyTable:
@@ -227,8 +254,23 @@ class FamilyTable:
             address = parse_frontend(key)
         except ValueError:  # a protocol that we never write
             return None
+        run = self._parse_run(address, first, slot_at) if number else None
+        if run is None:
+            return None
+        content, generation = run
+        if content.flags & FLAG_HAS_ORIGINAL:
+            behind = self._parse_run(address, first + content.run_length, slot_at)
+            if behind is None or behind[1] != generation or not behind[0].flags & FLAG_ORIGINAL:
+                return None
+            content = replace(content, original=behind[0])
+        return address, Programmed(content, first, number, generation)
+
+    def _parse_run(
+        self, address: L4Addr, first: int, slot_at: "Callable[[int], bytes | None]"
+    ) -> tuple[Content, int] | None:
+        """Make sense of a frontend's run, and tell its generation; None: these are other slots."""
         raw = slot_at(first)
-        if raw is None or not number:
+        if raw is None:
             return None
         head = self._slot.unpack(raw)
         count, flags, _index, generation, affinity_seconds = head[5:]
@@ -244,8 +286,7 @@ class FamilyTable:
         ):
             return None
         backends = tuple(L4Addr(slot[3], int.from_bytes(slot[4], "big"), address.protocol) for slot in slots)
-        content = Content(() if flags & FLAG_REFUSE else backends, flags, affinity_seconds)
-        return address, Programmed(content, first, number, generation)
+        return Content(() if flags & FLAG_REFUSE else backends, flags, affinity_seconds), generation
 
     # --- The way there
 
@@ -286,7 +327,7 @@ class FamilyTable:
             del self.programmed[address]
             self._retire(now)
             changes.removed += 1
-            changes.removed_backends |= {(address, backend) for backend in now.content.backends}
+            changes.removed_backends |= {(address, backend) for backend in now.content.destinations}
         self._dirty.discard(address)
 
     def _prepare(
@@ -297,10 +338,9 @@ class FamilyTable:
         writes: list[tuple[L4Addr, Programmed]],
         changes: Changes,
     ) -> None:
-        if len(content.backends) > _MAX_BACKENDS_PER_FRONTEND:
-            changes.problems.append(
-                f"{address}: {len(content.backends)} backends, at most {_MAX_BACKENDS_PER_FRONTEND}"
-            )
+        longest = max(run.run_length for run in content.runs)
+        if longest > _MAX_BACKENDS_PER_FRONTEND:
+            changes.problems.append(f"{address}: {longest} backends, at most {_MAX_BACKENDS_PER_FRONTEND}")
             return
         try:
             first = self.slots.allocate(content.slot_count)
@@ -383,7 +423,7 @@ class FamilyTable:
         changes.written += 1
         if old is not None:
             self._retire(old, keep_id=True)
-            gone = set(old.content.backends) - set(new.content.backends)
+            gone = old.content.destinations - new.content.destinations
             changes.removed_backends |= {(address, backend) for backend in gone}
 
     def _retire(self, old: Programmed, *, keep_id: bool = False) -> None:
@@ -403,23 +443,21 @@ class FamilyTable:
     def _slot_items(self, address: L4Addr, new: Programmed) -> list[tuple[bytes, bytes]]:
         nobody = (L4Addr(bytes(len(address.ip)), 0, address.protocol),)
         own = (address.ip, address.port.to_bytes(2, "big"), address.protocol)
-        content = new.content
-        run = (content.slot_count, content.flags)
-        return [
-            (
-                struct.pack("=I", new.first + i),
-                self._slot.pack(
-                    *own,
-                    backend.ip,
-                    backend.port.to_bytes(2, "big"),
-                    *run,
-                    i,
-                    new.generation,
-                    content.affinity_seconds,
-                ),
+        slots = [
+            self._slot.pack(
+                *own,
+                backend.ip,
+                backend.port.to_bytes(2, "big"),
+                run.run_length,
+                run.flags,
+                i,
+                new.generation,
+                run.affinity_seconds,
             )
-            for i, backend in enumerate(content.backends or nobody)
+            for run in new.content.runs
+            for i, backend in enumerate(run.backends or nobody)
         ]
+        return [(struct.pack("=I", new.first + i), slot) for i, slot in enumerate(slots)]
 
 
 def _start_item(new: Programmed) -> tuple[bytes, bytes]:

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from lrp_operator import __version__
+from lrp_operator.agent.apimodel import BpfLb, KernelEntry, KernelSlot
+from lrp_operator.cli.bpf import print_lb
 from tests.unit.agent.processes import agent, wait_until_up
 from tests.unit.cli_agent.conftest import Lrpctl, runner
 
@@ -25,6 +27,14 @@ def test_tables(lrpctl: Lrpctl, root: Path, words: str) -> None:
     result = lrpctl(*words.split())
     assert (result.exit_code, result.stderr) == (0, "")
     assert steady(result.stdout, root) == (EXPECTED / f"{words.replace(' ', '-')}.txt").read_text()
+
+
+def test_where_exempt_pods_go_stands_below_the_policys_backends(capsys: pytest.CaptureFixture[str]) -> None:
+    own, theirs = KernelSlot(4, "10.0.0.1:53/UDP", "a/dns"), KernelSlot(5, "10.0.0.2:53/UDP", None)
+    for original, rest in ((None, []), ([theirs], ["exempt pods: 5 10.0.0.2:53/UDP -"]), ([], ["exempt pods: - - -"])):
+        print_lb(BpfLb(entries=[KernelEntry(1, "10.96.0.10:53/UDP", ["skip"], 7, [own], original)]))
+        rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()[1:]]
+        assert rows == ["1 10.96.0.10:53/UDP skip 7 4 10.0.0.1:53/UDP a/dns", *rest]
 
 
 def test_status_of_a_node_where_nothing_is_in_force(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from lrp_operator.api.addresses import L4Addr, Protocol
 from lrp_operator.datapath.direct import LINGER_SECONDS, DirectFrontends, itself
@@ -55,6 +56,15 @@ def test_they_follow_from_the_entries_as_they_are(made: list[tuple[L4Addr, list[
 
 def _backends(entries: dict[L4Addr, list[L4Addr]]) -> set[L4Addr]:
     return {backend for listed in entries.values() for backend in listed}
+
+
+def test_where_those_go_who_are_exempt_is_a_backend_too() -> None:
+    frontend, own, theirs, _, _ = ADDRESSES
+    original = FrontendEntry(frontend, FrontendType.CLUSTER_IP, None, "default/s", (theirs,))
+    direct, plain = DirectFrontends(Clock()), entry(frontend, [own])
+    told = dict(direct.change(frontend, structs.replace(plain, original=original)))
+    assert told == {own: itself(own), theirs: itself(theirs)}
+    assert dict(direct.change(frontend, plain)) == {theirs: itself(theirs)}, "it has left, and stays for a while"
 
 
 def test_one_that_has_left_stays_while_connections_go_there() -> None:

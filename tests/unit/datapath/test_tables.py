@@ -2,11 +2,13 @@
 
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec import structs
 
 from lrp_operator.api.addresses import L4Addr, Protocol
 from lrp_operator.datapath.layout import FRONTEND_ID, RUN_START, SLOT, frontend_key
@@ -81,7 +83,7 @@ class Kernel:
         self.ids = IdPool(ids, self.clear)
         self.table = self.new_table()
         # What each frontend was ever asked to be, plus: what a reader that has just looked it up still relies on.
-        self.allowed: dict[L4Addr, set[tuple[tuple[L4Addr, ...], int, int]]] = {}
+        self.allowed: dict[L4Addr, set[Content]] = {}
         self.pinned: dict[int, bytes] = {}
 
     @property
@@ -111,19 +113,15 @@ class Kernel:
         for key, value in self.frontends.held.items():
             (number,) = FRONTEND_ID.unpack(value)
             first = self.first_slot(value)
-            count, flags, _index, _generation, affinity = self.slot_at(first)[5:]
-            assert count > 0
-            run = [self.slot_at(first + i) for i in range(count)]
-            assert {slot[0] + slot[1] + bytes((slot[2], 0)) for slot in run} == {key}, "another frontend's slot"
-            assert len({slot[5:7] + slot[8:] for slot in run}) == 1, "half of a run"
-            assert [slot[7] for slot in run] == list(range(count))
+            run = self.run_at(key, first)
+            after = first + run.run_length
+            if run.flags & 32:
+                run = replace(run, original=self.run_at(key, after))
+                after += self.slot_at(after)[5]
+                assert self.slot_at(after - 1)[8] == self.slot_at(first)[8], "of two generations"
             address = L4Addr(key[: self.ip_bytes], int.from_bytes(key[self.ip_bytes : -2], "big"), Protocol(key[-2]))
-            backends = tuple(L4Addr(s[3], int.from_bytes(s[4], "big"), address.protocol) for s in run)
-            if flags & 4:
-                assert backends == (L4Addr(bytes(self.ip_bytes), 0, address.protocol),)
-                backends = ()
-            assert (backends, flags, affinity) in self.allowed[address], "never asked for"
-            indexes = set(range(first, first + count))
+            assert run in self.allowed[address], "never asked for"
+            indexes = set(range(first, after))
             assert not indexes & taken, "two frontends share slots"
             assert number not in ids, "two frontends share a counter"
             assert 0 < number < IDS
@@ -133,6 +131,21 @@ class Kernel:
                 self.pinned.setdefault(index, self.backends.held[struct.pack("=I", index)])
         for index, raw in self.pinned.items():
             assert self.backends.held[struct.pack("=I", index)] == raw, "a reader's slot was written over"
+
+    def run_at(self, key: bytes, first: int) -> Content:
+        """One run, as a program finds it."""
+        count, flags, _index, _generation, affinity = self.slot_at(first)[5:]
+        assert count > 0
+        run = [self.slot_at(first + i) for i in range(count)]
+        assert {slot[0] + slot[1] + bytes((slot[2], 0)) for slot in run} == {key}, "another frontend's slot"
+        assert len({slot[5:7] + slot[8:] for slot in run}) == 1, "half of a run"
+        assert [slot[7] for slot in run] == list(range(count))
+        protocol = Protocol(key[-2])
+        backends = tuple(L4Addr(s[3], int.from_bytes(s[4], "big"), protocol) for s in run)
+        if flags & 4:
+            assert backends == (L4Addr(bytes(self.ip_bytes), 0, protocol),)
+            backends = ()
+        return Content(backends, flags, affinity)
 
     def settle(self) -> None:
         """All readers have left, and all that is not in use is free again."""
@@ -148,7 +161,7 @@ class Kernel:
 
     def want(self, address: L4Addr, content: Content | None) -> None:
         if content is not None:
-            self.allowed.setdefault(address, set()).add((content.backends, content.flags, content.affinity_seconds))
+            self.allowed.setdefault(address, set()).add(content)
         self.table.want(address, content)
 
     def shown(self) -> dict[L4Addr, Content]:
@@ -163,17 +176,31 @@ def address(number: int, ip_bytes: int = 4, port: int = 53) -> L4Addr:
     return L4Addr(number.to_bytes(ip_bytes, "big"), port, Protocol.UDP)
 
 
-def content(*numbers: int, ip_bytes: int = 4, affinity: int = 0, skip: bool = False) -> Content:
-    flags = 1 | (0 if numbers else 4) | (8 if affinity else 0) | (2 if skip else 0)
-    return Content(tuple(address(n, ip_bytes, 8053) for n in numbers), flags, affinity)
+def content(
+    *numbers: int, ip_bytes: int = 4, affinity: int = 0, skip: bool = False, original: Content | None = None
+) -> Content:
+    flags = (
+        1 | (0 if numbers else 4) | (8 if affinity else 0) | (2 if skip or original else 0) | (32 if original else 0)
+    )
+    return Content(tuple(address(n, ip_bytes, 8053) for n in numbers), flags, affinity, original)
+
+
+def behind(*numbers: int, affinity: int = 0) -> Content:
+    """The run for those who are exempt."""
+    return Content(
+        tuple(address(n, 4, 8053) for n in numbers), 64 | (0 if numbers else 4) | (8 if affinity else 0), affinity
+    )
 
 
 FRONTENDS = [address(n) for n in range(1, 5)]
 contents = st.builds(
-    lambda numbers, affinity, skip: content(*sorted(numbers), affinity=affinity, skip=skip),
+    lambda numbers, affinity, skip, original: content(
+        *sorted(numbers), affinity=affinity, skip=skip, original=original
+    ),
     st.sets(st.integers(100, 103), max_size=3),
     st.sampled_from([0, 60]),
     st.booleans(),
+    st.sampled_from([None, None, behind(), behind(101), behind(104, 105, affinity=60)]),
 )
 
 
@@ -219,7 +246,7 @@ class Faulty(RuleBasedStateMachine):
         slots = self.kernel.table.slots
         kernel = self.kernel
         firsts = [kernel.first_slot(value) for value in kernel.frontends.held.values()]
-        standing = sum(kernel.slot_at(first)[5] for first in firsts)
+        standing = sum(kernel.slot_at(first)[5] for first in firsts)  # at least: behind them may be others
         assert slots.used >= standing, "a slot that is in use counts as free"
 
     def teardown(self) -> None:
@@ -333,6 +360,34 @@ def test_a_change_leaves_the_hash_alone() -> None:
         kernel.table.flush(prune=True)
         assert kernel.shown() == {FRONTENDS[0]: wanted}
     assert kernel.frontends.operations == before
+
+
+def test_both_runs_are_one_piece() -> None:
+    """What leaves the one and stands in the other has not left; and neither is found without the other."""
+    kernel = Kernel(4)
+    kernel.want(FRONTENDS[0], content(100, 101, original=behind(102)))
+    assert kernel.table.flush(prune=True) == Changes(written=1)
+    kernel.want(FRONTENDS[0], content(100, original=behind(101, 103, affinity=9)))
+    assert kernel.table.flush(prune=True).removed_backends == {(FRONTENDS[0], address(102, port=8053))}
+    kernel.reload()
+    assert kernel.shown() == {FRONTENDS[0]: content(100, original=behind(101, 103, affinity=9))}
+    first = kernel.table.programmed[FRONTENDS[0]].first
+    kernel.backends.held[struct.pack("=I", first + 1)] = bytes(kernel.slot.size)
+    kernel.reload()
+    assert kernel.shown() == {}
+    assert kernel.table.flush(prune=True).written == 1, "it is repaired"
+
+
+@pytest.mark.parametrize("skipped", [True, False])
+def test_an_entry_with_an_original_has_its_run_where_somebody_is_exempt(skipped: bool) -> None:
+    frontend, own, theirs = address(1), address(100), address(101)
+    original = FrontendEntry(frontend, FrontendType.CLUSTER_IP, None, "a/s", (theirs,), affinity_seconds=60)
+    entry = FrontendEntry(frontend, FrontendType.LOCAL_REDIRECT, "a/p", "a/s", (own,), original=original)
+    second = Content((theirs,), 64 | 8, 60) if skipped else None
+    assert content_of(entry, skipped=skipped) == Content((own,), 1 | 2 | 32 if skipped else 1, 0, second)
+    nobody = FrontendEntry(frontend, FrontendType.CLUSTER_IP, None, "a/s", (), refuse=True)
+    refused = content_of(structs.replace(entry, original=nobody), skipped=skipped).original
+    assert refused == (Content((), 64 | 4, 0) if skipped else None)
 
 
 def test_nothing_is_pruned_before_all_is_seen() -> None:
