@@ -101,6 +101,7 @@ INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * fron
 	struct F(slot) *first = F(find_run)(frontend, &run, &busy);
 	u32 action = ACTION_PASS;
 	u64 netns_cookie = 0;
+	bool skips = false;
 
 	if (busy)
 		count(0, ACTION_FAILED);
@@ -109,10 +110,9 @@ INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * fron
 #if LRP_HAVE_NETNS_COOKIE
 	if (first && run.flags & (RUN_SKIP | RUN_AFFINITY))
 		netns_cookie = lrp_netns_cookie(ctx);
-	if (first && run.flags & RUN_SKIP && F(exempt)(netns_cookie, frontend)) {
-		action = ACTION_SKIPPED;
+	skips = first && run.flags & RUN_SKIP && F(exempt)(netns_cookie, frontend);
+	if (skips)
 		first = F(original_of)(&run);
-	}
 #endif
 	/* Ask the pointer itself: left to the compiler, the flag is asked again, and most verifiers don't know that it tells. */
 	asm volatile("" : "+r"(first));
@@ -121,6 +121,8 @@ INLINE u32 F(forward)(struct bpf_sock_addr *ctx, const struct F(frontend) * fron
 			action = ACTION_REFUSED;
 		else if (F(redirect)(ctx, netns_cookie, &run, first, &choice))
 			action = ACTION_REDIRECTED;
+	} else if (skips) {
+		action = ACTION_SKIPPED;
 	}
 	if (action != ACTION_REFUSED)
 		action = F(note)(ctx, frontend, run.id, action, &choice);
