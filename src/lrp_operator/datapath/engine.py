@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 _RESTING_SHARE = 4
 _READ_ALL_COUNTERS_FROM = 2000
 _SECOND_LOOK = 1.0  # seconds after a backend has left
+_AT_ONCE = 0.001  # seconds: whoever else waits for the worker has a turn
 
 
 class Datapath:
@@ -326,6 +327,8 @@ class _Opened:
             attached, left, self._tc_problems = self.tc.sync(everything=True, prune=self.complete)
             done += [f"programs attached to {attached} links of pods"] if attached else []
             done += [f"programs removed from {left} links"] if left else []
+            if self.tc.waiting and self._attach_when_filled:
+                return done  # the level that is to lose its place serves those links until their turn
         if not sockets_first:
             done += self._programs.attach()
         self._programs.remove_old()
@@ -373,9 +376,10 @@ class _Opened:
         attached = left = 0
         if self.complete:
             problems += self.skips.remove_surplus()
-            if self._attach_when_filled:
+        if self._attach_when_filled:
+            if self.complete:
                 self._attach()
-        if self.tc is not None and not self._attach_when_filled:
+        elif self.tc is not None:
             attached, left, self._tc_problems = self.tc.sync(everything=False, prune=self.complete)
         ended, why_not = self._end_sockets(changes)
         ended_flows, why_not_flows = self._end_flows(changes)
@@ -388,10 +392,16 @@ class _Opened:
             removed,
             ended + ended_flows,
             self._problems,
-            again_in=_SECOND_LOOK if self._second_look or (self.tc and self.tc.unfinished) else 0.0,
+            again_in=self._again_in(),
             links_attached=attached,
             links_left=left,
         )
+
+    def _again_in(self) -> float:
+        """When there is more to do, in seconds; 0: nothing."""
+        if self.tc is not None and self.tc.waiting:
+            return _AT_ONCE
+        return _SECOND_LOOK if self._second_look or (self.tc and self.tc.unfinished) else 0.0
 
     def _rest(self) -> bool:
         """Wait for readers, so that what was freed may be used again. False: nothing was waiting for that."""
@@ -554,13 +564,18 @@ class _Opened:
         if missing:
             return f"nothing of ours is attached to {', '.join(missing)}"
         if self._attach_when_filled:
-            return "programs of an earlier start are in force until the first complete list of objects has been seen"
+            return (
+                "programs of an earlier start are in force until the first complete list of objects has been seen, "
+                "and ours are on all pods' links"
+            )
         try:
             uncovered = self._programs.missing_in(self._settings.cgroup_root)
         except OSError as error:
             return f"the cgroup {self._settings.cgroup_root} can't be asked what is attached: {error}"
         if uncovered:
             return f"our programs are not effective on {', '.join(uncovered)}"
+        if self.tc is not None and self.tc.waiting and self.tc.starting:
+            return "programs are being attached to the links of this node's pods, which takes some seconds at first"
         if not hooks:
             return ""
         return why_not_covered(self._settings.cgroup_root)

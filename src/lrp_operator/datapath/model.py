@@ -69,6 +69,7 @@ class LinkState(StrEnum):
     """How a pod's link stands at the TC level."""
 
     ATTACHED = "attached"
+    WAITING = "waiting"  # its turn has not come: many links came at once, or the node has just started
     SHADOWED = "shadowed"  # another program's place would make ours see half of what passes: left alone
     MISSING = "missing"  # the pod's link is not found
     FAILED = "failed"

@@ -2,12 +2,17 @@
 
     pods (addresses) ─▶ podports (whose link is whose) ─▶ links (our programs there) ─▶ flows (swept, counted)
 
-`sync` is level-triggered. In a mode without a TC level, while flows of an earlier mode have not ended, the level is
+`sync` is level-triggered. The kernel takes its time for a link's first programs (it waits for all CPUs: 30 ms for both
+hooks, measured), and a node may have hundreds of pods when its first agent starts. So attaching ends after a while, and
+goes on at the next `sync` where it ended; the links that came last, whose pods are about to start, come first.
+
+In a mode without a TC level, while flows of an earlier mode have not ended, the level is
 `leaving`: programs that serve known flows only are put wherever ours are, and taken off with the last flow.
 """
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +31,8 @@ from lrp_operator.kernel.sockdiag import SockDiagError, SocketInfo, end_sockets_
 log = logging.getLogger(__name__)
 
 _FAMILIES = {4: "4", 16: "6"}
+ATTACH_SECONDS = 0.5
+"""So long links get their first programs, each time: a change of a policy waits no longer than that for its turn."""
 
 
 class LinkLevel:
@@ -45,6 +52,8 @@ class LinkLevel:
         self._take_down()
         self._found = Found({}, {})
         self._standing: dict[PodInterface, Standing] = {}
+        self.waiting = 0  # links whose turn has not come
+        self.starting = True  # of the pods that there were at first, not all have had their turn
         self.programs = {name.removeprefix("lrp_"): bpf.prog_info(program).id for name, program in programs.items()}
 
     def _open_flows(self, ip_bytes: int, digit: str) -> FlowTable:
@@ -105,18 +114,32 @@ class LinkLevel:
         """Attach where pods are; return how many links got programs and lost them, and what could not be done.
 
         everything: look at links that are all right as far as is known, too. prune: all pods are known, so programs of
-        ours on other links may go.
+        ours on other links may go. If `waiting` says so afterwards, it is to be called again at once.
         """
         wanted = self._found.links
-        attached = sum(self._put(link) for link in wanted if everything or not self._is_done(link))
+        known = [link for link in wanted if link in self._standing]
+        attached = sum(self._put(link) for link in known if everything or not self._is_done(link))
+        attached += self._put_first([link for link in wanted if link not in self._standing])
+        self.starting = self.starting and (self.waiting > 0 or not wanted)
         gone = self._standing.keys() - wanted.keys() if prune else set()
-        known = {link.ifindex for link in wanted}  # a link may have another name or have joined a bridge: it stays
-        left = sum(self._take_off(link.ifindex) for link in gone if link.ifindex not in known)
+        there = {link.ifindex for link in wanted}  # a link may have another name or have joined a bridge: it stays
+        left = sum(self._take_off(link.ifindex) for link in gone if link.ifindex not in there)
         for link in gone:
             del self._standing[link]
         if prune and everything:
-            left += sum(self._take_off(link.index) for link in self._finder.all_links() if link.index not in known)
+            left += sum(self._take_off(link.index) for link in self._finder.all_links() if link.index not in there)
         return attached, left, self._tell()
+
+    def _put_first(self, links: list[PodInterface]) -> int:
+        """Serve links that are not known yet, until the time is up; how many got programs."""
+        until, attached = time.monotonic() + ATTACH_SECONDS, 0
+        self.waiting = len(links)
+        for link in sorted(links, key=lambda link: -link.ifindex):
+            attached += self._put(link)
+            self.waiting -= 1
+            if time.monotonic() > until:
+                break
+        return attached
 
     def _is_done(self, link: PodInterface) -> bool:
         standing = self._standing.get(link)
@@ -151,11 +174,9 @@ class LinkLevel:
 
     def status(self) -> tuple[PodLinkStatus, ...]:
         """How each pod's links stand."""
-        rows = [
-            PodLinkStatus(pod, link.ifname, standing.state, standing.message)
-            for link, pod in self._found.links.items()
-            if (standing := self._standing.get(link))
-        ]
+        waits = Standing(LinkState.WAITING, "its turn has not come yet")
+        stands = [(pod, link, self._standing.get(link, waits)) for link, pod in self._found.links.items()]
+        rows = [PodLinkStatus(pod, link.ifname, standing.state, standing.message) for pod, link, standing in stands]
         rows += [PodLinkStatus(pod, "", LinkState.MISSING, why) for pod, why in self._found.missing.items()]
         return tuple(sorted(rows, key=lambda row: (row.pod, row.link)))
 
