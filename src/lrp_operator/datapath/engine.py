@@ -374,13 +374,13 @@ class _Opened:
                 change.problems.clear()  # tried again: what is left is said by the second flush
         problems += [problem for change in changes for problem in change.problems]
         attached = left = 0
-        if self.complete:
-            problems += self.skips.remove_surplus()
         if self._attach_when_filled:
             if self.complete:
                 self._attach()
         elif self.tc is not None:
             attached, left, self._tc_problems = self.tc.sync(everything=False, prune=self.complete)
+        if self.complete and not self._attach_when_filled:  # the level that leaves knows pods by other names
+            problems += self.skips.remove_surplus()
         ended, why_not = self._end_sockets(changes)
         ended_flows, why_not_flows = self._end_flows(changes)
         self._problems = (*problems, *self._tc_problems, *why_not, *why_not_flows)

@@ -11,8 +11,8 @@ from lrp_operator.datapath import tc
 from lrp_operator.datapath.engine import cleanup
 from lrp_operator.datapath.model import LinkState, SocketLevel, TcLevel
 from lrp_operator.kernel.netns import in_netns
-from lrp_operator.resolve.model import Delta
-from tests.datapath.attach.ground import Ground, place_of, statuses, who_answers, works
+from lrp_operator.resolve.model import Delta, SkipEntry
+from tests.datapath.attach.ground import Ground, packed, place_of, statuses, who_answers, works
 from tests.datapath.world import DNS, UDP, VIP2, InNode, address_of, entry
 
 pytestmark = pytest.mark.privileged
@@ -108,22 +108,32 @@ def test_a_reconcile_serves_those_that_are_known_whoever_waits(ground: Ground, f
 
 
 def test_the_level_that_leaves_serves_until_all_links_have_had_their_turn(ground: Ground, pods: list[Pod]) -> None:
-    """From the socket level to the TC level: nobody is without either."""
+    """From the socket level to the TC level: nobody is without either, and who is exempt from the one is from both."""
     sockets = replace(ground.settings, socket_level=SocketLevel.EVERYWHERE, tc_level=TcLevel.OFF)
+    *others, exempt = pods
+    ips = packed(*exempt.addresses)
+    skip = SkipEntry("default/exempt", exempt.name, ips, host_network=False, frontends=tuple(ground.entries))
+    wanted = Delta(dict(ground.entries), {}, {skip.pod: skip})
+
+    def all_is_well() -> bool:
+        return who_answers(exempt) == ("untranslated",) * 2 and all(who_answers(pod) == ("one",) * 2 for pod in others)
+
     with InNode(ground.node, sockets) as before:
-        before.update(Delta(dict(ground.entries), {}, {}))
+        before.update(wanted)
         before.flush(complete=True)
-        assert all(who_answers(pod) == ("one", "one") for pod in pods)
+        assert all_is_well()
     try:
         with ground.datapath() as after:
-            after.want_pods(places(pods))
+            after.update(wanted)
+            after.want_pods({**places(others), skip.pod: place_of(exempt)})
             for _ in range(4):
                 assert after.flush(complete=True).again_in
                 assert not after.status().in_force
-                assert all(who_answers(pod) == ("one", "one") for pod in pods)
+                assert all_is_well()
             after.flush(complete=True)
             assert after.status().in_force
-            assert all(works(pod) for pod in pods)
+            assert all_is_well()
+            assert {row.ifindex for row in after.skips()} == {exempt.veth.index}, "by its link alone"
             after.want_pods({})
             after.flush(complete=True)
     finally:
