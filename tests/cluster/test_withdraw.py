@@ -241,6 +241,7 @@ def status_of(ground: KubeGround) -> str:
 @pytest.mark.parametrize("mode", [SOCKETS, TC_ONLY], ids=str)
 def test_one_that_is_killed_in_the_middle_goes_on(ground: KubeGround, mode: Mode) -> None:
     ground.started(mode, *SMALL)
+    wait(ground.report, "the report", ground.log)  # the pod here has no phase: without one nobody waits for the node
     before = ground.attached()
     job = uninstall(ground)
     wait(lambda: "withdrawing" in status_of(ground) and ground.attached() != before, "the first step", ground.log)
