@@ -7,10 +7,10 @@ APT := python3-venv python3-bpfcc iproute2 nftables iptables bind9-dnsutils dnsm
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-kernels unit lint format lock generate demo bench cluster clean
+.PHONY: help image test-image release checksums publish setup test test-kernels unit lint format lock generate demo bench cluster e2e e2e-kind clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Install what is missing: distribution packages (needs root), Python packages into .venv
 
@@ -40,6 +40,31 @@ test: setup ## Run every test (root: real eBPF in network namespaces of its own)
 
 test-kernels: setup ## Run the programs on Debian's kernels, old and new, under emulation (root; downloads once; 15 minutes)
 	$(BIN)/python -m tests.kernels
+
+image: setup ## Build the images into build/images; IMAGE_TOOL=docker|podman|buildah, IMAGE_PREFIX=registry.example.com/team
+	$(BIN)/python -m deploy.image
+
+test-image: image ## Test the images: their size, what is in them, and that the agent redirects as it is there (root)
+	$(BIN)/pytest tests/image
+
+release: setup ## Build what a release publishes into dist/: wheel, source, chart, images, checksums
+	$(BIN)/python -m deploy.release
+
+checksums: setup ## Write dist/SHA256SUMS anew, after archives of other architectures were put there
+	$(BIN)/python -m deploy.release checksums
+
+publish: setup ## Push the images that dist/ has archives of to IMAGE_PREFIX=registry.example.com/team
+	$(BIN)/python -m deploy.release publish
+
+# What a node is made of and is not built: the container runtime, and pods' network.
+E2E_APT := containerd runc containernetworking-plugins conntrack
+e2e: setup image ## Bring up a real one-node cluster in namespaces, walk through it all, take it down (root)
+	@dpkg -s $(E2E_APT) >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends $(E2E_APT) >/dev/null; }
+	$(BIN)/python -m tests.e2e $(E2E)
+
+e2e-kind: setup image ## The same on a kind cluster (needs Docker and kind)
+	$(BIN)/python -m tests.e2e.kind
 
 unit: setup ## Run the tests that need neither root nor an API server
 	$(BIN)/pytest -m "not privileged and not cluster"

@@ -5,4 +5,4 @@ verdict for every policy, `datapath` writes the table into eBPF maps that `loade
 runs these in a circle. How a packet travels: `bpf/` in the source tree.
 """
 
-__version__ = "0.1.0"  # as in pyproject.toml; asking the installed package takes a tenth of an agent's start
+__version__ = "0.1.0"  # the one place; asking the installed package for it takes a tenth of an agent's start
