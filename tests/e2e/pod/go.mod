@@ -1,0 +1,3 @@
+module lrp-operator/tests/e2e/pod
+
+go 1.24.0
