@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 LEAVE_SECONDS = 3.0
 """So long a job that runs in the worker may keep an agent that leaves."""
+TELL_AGAIN_SECONDS = 30.0
+"""After so long an agent that has withdrawn says so again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,7 @@ class Agent:
 
     async def _work_until(self, order: Order) -> None:
         """Work until the cluster orders to withdraw; withdraw, and stay away until it orders the contrary."""
+        beginning = self._circle.outcome
         self._circle.outcome = Outcome(opened=False, error=f"waiting to know whether to withdraw ({order.place})")
         await order.until(lambda: order.known or bool(order.problem))
         if not order.known:
@@ -202,15 +205,21 @@ class Agent:
             self._circle.outcome = Outcome(opened=False, error=f"{order.problem} (ConfigMap {order.place})")
             await order.until(lambda: order.known)
         if not order.given:
+            self._circle.outcome = beginning
             await _side_by_side(self._work(), order.until(lambda: order.given))
         await self._server.close()  # whoever watches events watches no more
         await self._server.open()
+        await _side_by_side(self._withdraw(), order.until(lambda: order.revoked))
+        log.info("the order to withdraw is revoked: ending, to be started anew")
+
+    async def _withdraw(self) -> None:
+        """Take everything off the node, and tell it for ever: an uninstall that is repeated asks again."""
         await self._withdrawal.run()
         self._pins.release()
-        if self._reporter:
-            await self._reporter.tell_withdrawn()
-        await order.until(lambda: order.revoked)
-        log.info("the order to withdraw is revoked: ending, to be started anew")
+        while True:
+            if self._reporter:
+                await self._reporter.tell_withdrawn()
+            await asyncio.sleep(TELL_AGAIN_SECONDS)
 
     async def _leave(self) -> None:
         """Close the doors and let go of the kernel, which goes on redirecting."""

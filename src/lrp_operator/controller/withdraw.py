@@ -3,8 +3,9 @@
     the order is given ─▶ reports and agents' pods are followed ─▶ all have withdrawn: the reports are deleted ─▶ 0
                                                                 └▶ time is up: which have not, and what to do ─▶ 1
 
-A node is waited for if it has a report, or an agent that runs. So one whose agent is gone is waited for as well, and
-named in the end: what an agent has left in a kernel goes on redirecting, and only on that node can it be removed.
+A node is waited for if it has a report, or an agent that is ready, which will write one. So one whose agent is gone is
+waited for as well, and named in the end: what an agent has left in a kernel goes on redirecting, and only on that node
+can it be removed. Where that was done by hand and the report deleted, an agent that fails all the time does not count.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Generic
 
 from lrp_operator import __version__
@@ -73,9 +75,13 @@ def waited_for(states: Iterable[NodeRedirectState], pods: Iterable[Pod]) -> dict
             else "no agent is there to withdraw"
         )
     for node, pod in agents.items():
-        if node not in reports and pod.status.phase == "Running":
+        if node not in reports and _is_ready(pod):
             found[node] = f"its agent has not reported anything (pod {pod.metadata.name})"
     return dict(sorted(found.items()))
+
+
+def _is_ready(pod: Pod) -> bool:
+    return any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions or ())
 
 
 class Withdrawal:
@@ -107,8 +113,14 @@ class Withdrawal:
         namespace, _, name = self._wanted.order.partition("/")
         body = json.dumps({"data": {ORDER_KEY: WITHDRAW}}).encode()
         path = f"/api/v1/namespaces/{namespace}/configmaps/{name}"
-        await self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
-        _say(f"agents are told to withdraw (ConfigMap {self._wanted.order})")
+        try:
+            await self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            _say(f"the ConfigMap {self._wanted.order} has gone: an earlier uninstall has come that far")
+        else:
+            _say(f"agents are told to withdraw (ConfigMap {self._wanted.order})")
 
     async def _wait(self) -> None:
         """Follow what nodes say until all have been withdrawn from."""

@@ -327,7 +327,7 @@ class _Opened:
             attached, left, self._tc_problems = self.tc.sync(everything=True, prune=self.complete)
             done += [f"programs attached to {attached} links of pods"] if attached else []
             done += [f"programs removed from {left} links"] if left else []
-            if self.tc.waiting and self._attach_when_filled:
+            if (self.tc.waiting or self.tc.unfinished) and self._attach_when_filled:
                 return done  # the level that is to lose its place serves those links until their turn
         if not sockets_first:
             done += self._programs.attach()

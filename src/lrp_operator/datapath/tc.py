@@ -103,12 +103,20 @@ class LinkLevel:
     def _everywhere(self) -> Found:
         """All links that have programs of ours."""
         links = [link for link in self._finder.all_links() if self._finder.may_be_a_pods(link)]
-        return Found({self._finder.interface(link): "" for link in links if self._links.ours_on(link.index)}, {})
+        return Found({self._finder.interface(link): "" for link in links if self._ours_on(link.index)}, {})
 
     def program_ids(self) -> set[int]:
         """Ids of our programs, of any build, on any link that may be a pod's."""
-        found = (self._links.ours_on(link.index) for link in self._finder.all_links())
+        found = (self._ours_on(link.index) for link in self._finder.all_links())
         return {number for numbers in found for number in numbers}
+
+    def _ours_on(self, ifindex: int) -> set[int]:
+        try:
+            return self._links.ours_on(ifindex)
+        except OSError as error:
+            if is_gone(error):
+                return set()
+            raise
 
     def sync(self, *, everything: bool, prune: bool) -> tuple[int, int, list[str]]:
         """Attach where pods are; return how many links got programs and lost them, and what could not be done.
@@ -126,7 +134,7 @@ class LinkLevel:
         left = sum(self._take_off(link.ifindex) for link in gone if link.ifindex not in there)
         for link in gone:
             del self._standing[link]
-        if prune and everything:
+        if prune and everything and not self.unfinished:
             left += sum(self._take_off(link.index) for link in self._finder.all_links() if link.index not in there)
         return attached, left, self._tell()
 
@@ -242,8 +250,16 @@ class LinkLevel:
 def take_off_everywhere(*, tcx: bool) -> list[str]:
     """Remove programs of ours from every link of this network namespace; the links' names. Raises OSError."""
     links, finder = LinkPrograms({}, tcx=tcx), PodFinder()
+    names = []
     try:
-        return [link.name for link in finder.all_links() if links.take_off(link.index)]
+        for link in finder.all_links():
+            try:
+                if links.take_off(link.index):
+                    names.append(link.name)
+            except OSError as error:
+                if not is_gone(error):
+                    raise
     finally:
         links.close()
         finder.close()
+    return names

@@ -3,7 +3,7 @@
 import pytest
 
 from lrp_operator.api.nodestate import NodeRedirectState, NodeReport
-from lrp_operator.api.objects import ObjectMeta, Pod, PodSpec, PodStatus
+from lrp_operator.api.objects import Condition, ObjectMeta, Pod, PodSpec, PodStatus
 from lrp_operator.controller.withdraw import waited_for
 
 
@@ -12,8 +12,10 @@ def state(node: str, *, withdrawn: bool = False) -> NodeRedirectState:
     return NodeRedirectState(ObjectMeta(node), report)
 
 
-def agent(node: str, phase: str = "Running") -> Pod:
-    return Pod(ObjectMeta(f"agent-{node}", "kube-system"), PodSpec(node_name=node), PodStatus(phase=phase))
+def agent(node: str, phase: str = "Running", *, ready: bool = True) -> Pod:
+    conditions = [Condition("Ready", str(ready and phase == "Running"))]
+    status = PodStatus(phase=phase, conditions=conditions)
+    return Pod(ObjectMeta(f"agent-{node}", "kube-system"), PodSpec(node_name=node), status)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,8 @@ def agent(node: str, phase: str = "Running") -> Pod:
         ([state("a")], [agent("b", "Pending")], {"a": "no agent is there to withdraw"}),
         ([], [agent("a")], {"a": "its agent has not reported anything (pod agent-a)"}),
         ([], [agent("a", "Pending")], {}),  # it has never been there
+        ([], [agent("a", ready=False)], {}),  # it fails again and again, and its report was deleted by hand
+        ([state("a")], [agent("a", ready=False)], {"a": "its agent has not withdrawn (pod agent-a, Running)"}),
         ([NodeRedirectState(ObjectMeta("a"))], [], {"a": "no agent is there to withdraw"}),
     ],
 )
