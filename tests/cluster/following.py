@@ -126,3 +126,12 @@ def to_service(name: str, namespace: str) -> Manifest:
 def to_address(ip: str) -> Manifest:
     """A frontend: an address."""
     return {"addressMatcher": {"ip": ip, "toPorts": [{"port": "53", "protocol": "UDP"}]}}
+
+
+def heed(cluster: Cluster, order: str, state: Manifest, report: Manifest) -> None:
+    """Wait for the order to withdraw, and answer it as a node's agent does. order: the ConfigMap's path."""
+    end = time.monotonic() + PATIENCE
+    while (found := cluster.request("GET", order).body)["data"] != {"withdraw": "true"}:
+        assert time.monotonic() < end, "nobody orders to withdraw"
+        time.sleep(0.1)
+    cluster.apply(state | {"report": report | {"withdrawn": found["metadata"]["resourceVersion"]}})

@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from lrp_operator.controller.main import app as controller_app
 from tests.cluster.apiserver import Cluster, Manifest
 from tests.cluster.charting import CHART, IMAGE, RELEASE, ChartError, Helm, Values, one
 from tests.cluster.conftest import CRDS
-from tests.cluster.following import policy, to_address, until
+from tests.cluster.following import heed, policy, to_address, until
 from tests.cluster.hooks import Hooks
 
 POLICIES = "/apis/cilium.io/v2/ciliumlocalredirectpolicies"
@@ -406,9 +407,10 @@ def test_an_uninstall_that_fails_removes_nothing_and_is_tried_again(bare_cluster
     helm.run("rollback", RELEASE, "1", *where, kubeconfig=config)
     assert cluster.request("GET", ORDER).body["data"] == {"withdraw": "false"}, "the order is revoked"
     install()
-    cluster.apply(kind | {"report": report | {"withdrawn": True}})
-    with Hooks(cluster) as hooks:
+    with Hooks(cluster) as hooks, ThreadPoolExecutor() as agents:
+        agent = agents.submit(heed, cluster, ORDER, kind, report)
         helm.run("uninstall", RELEASE, *where, kubeconfig=config)
+        agent.result()
     assert "nothing is left on 1 node" in hooks.told[-1]
     assert not left(cluster)
     assert not cluster.request("GET", "/apis/lrp-operator.io/v1alpha1/noderedirectstates").body["items"]

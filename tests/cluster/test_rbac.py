@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ from lrp_operator.sources.kube.credentials import Credentials
 from tests.cluster.apiserver import Answer, Cluster, Manifest
 from tests.cluster.charting import RELEASE, Helm, Values, one
 from tests.cluster.faulty import FaultyProxy, Refuse
-from tests.cluster.following import QUICK, account, policy, service, to_address, to_service, until
+from tests.cluster.following import QUICK, account, heed, policy, service, to_address, to_service, until
 from tests.unit.agent.fakes import FakeDatapath
 
 ROOT = Path(__file__).parents[2]
@@ -310,12 +311,17 @@ def test_who_uninstalls_may_do_what_that_takes_and_nothing_more(cluster: Cluster
     (container,) = one(manifests, "Job")["spec"]["template"]["spec"]["containers"]
     with installed(cluster, manifests, *RIGHTS, "ConfigMap"), FaultyProxy(cluster) as proxy:
         proxy.add(Refuse(400, "BadRequest"), "WATCH", "sendInitialEvents")
-        cluster.apply(state | {"report": {"agentVersion": "1", "mode": "m", "inForce": False, "withdrawn": True}})
+        cluster.request("DELETE", STATES)  # other tests' nodes, which nobody withdraws from
         kubeconfig = cluster.kubeconfig(token=cluster.token_for(f"{RELEASE}-uninstall", namespace), server=proxy.url)
         command = [sys.executable, "-m", "lrp_operator.controller", *container["args"], f"--kubeconfig={kubeconfig}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
         order = f"/api/v1/namespaces/{namespace}/configmaps/{RELEASE}-withdraw"
+        report = {"agentVersion": "1", "mode": "m", "inForce": False}
+        cluster.apply(state | {"report": report})
+        with ThreadPoolExecutor() as agents:
+            agent = agents.submit(heed, cluster, order, state, report)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            agent.result()
+        assert done.returncode == 0, done.stdout + done.stderr
         assert cluster.request("GET", order).body["data"] == {"withdraw": "true"}
         assert not cluster.request("GET", f"{STATES}/{own}")
     used = uses(cluster, user)

@@ -232,6 +232,27 @@ def test_it_stays_away_until_the_order_is_revoked(ground: KubeGround) -> None:
     assert ground.attached()
 
 
+def test_an_uninstall_that_was_cut_short_can_be_repeated(ground: KubeGround) -> None:
+    ground.started(SOCKETS, *SMALL)
+    wait(ground.report, "the report", ground.log)
+    # The first one ends when all that is left to do is Helm's; an agent that is still there says again what it did.
+    for _ in range(2):
+        told, errors = uninstall(ground).communicate(timeout=90)
+        assert "every agent has withdrawn" in told, told + errors + ground.log()
+        assert not ground.left_behind()
+
+
+def test_what_was_said_to_an_earlier_order_does_not_count(ground: KubeGround) -> None:
+    ground.started(SOCKETS, *SMALL)
+    ground.order("true")
+    wait(ground.withdrawn, "the agent to withdraw", ground.log)
+    ground.kill()
+    ground.order("false")
+    told, errors = uninstall(ground, seconds=3).communicate(timeout=60)
+    assert f"waiting for 1 node: {ground.node.name}" in told
+    assert f"  {ground.node.name}: its agent has not withdrawn" in errors
+
+
 def status_of(ground: KubeGround) -> str:
     with suppress(AgentError):
         return ground.status().message

@@ -102,14 +102,14 @@ class Reporter:
         await self._put(owner, report)
         return True
 
-    async def tell_withdrawn(self) -> None:
-        """Tell that nothing of ours is on the node any more; returns when the cluster knows."""
+    async def tell_withdrawn(self, order: str) -> None:
+        """Tell that nothing of ours is on the node any more, by that order; returns when the cluster knows."""
         report = NodeReport(
             agent_version=__version__,
             mode=self._view.identity.loaded.mode.name,
             in_force=False,
             message=shortened(self._view.standing(), MAX_MESSAGE),
-            withdrawn=True,
+            withdrawn=order,
         )
         while True:
             try:

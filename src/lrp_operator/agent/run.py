@@ -209,17 +209,20 @@ class Agent:
             await _side_by_side(self._work(), order.until(lambda: order.given))
         await self._server.close()  # whoever watches events watches no more
         await self._server.open()
-        await _side_by_side(self._withdraw(), order.until(lambda: order.revoked))
+        await _side_by_side(self._withdraw(order), order.until(lambda: order.revoked))
         log.info("the order to withdraw is revoked: ending, to be started anew")
 
-    async def _withdraw(self) -> None:
+    async def _withdraw(self, order: Order) -> None:
         """Take everything off the node, and tell it for ever: an uninstall that is repeated asks again."""
         await self._withdrawal.run()
         self._pins.release()
         while True:
+            heeded = order.version
             if self._reporter:
-                await self._reporter.tell_withdrawn()
-            await asyncio.sleep(TELL_AGAIN_SECONDS)
+                await self._reporter.tell_withdrawn(heeded)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TELL_AGAIN_SECONDS):
+                    await order.until(lambda heeded=heeded: order.version != heeded)  # type: ignore[misc]
 
     async def _leave(self) -> None:
         """Close the doors and let go of the kernel, which goes on redirecting."""

@@ -40,6 +40,7 @@ class Order:
         self.known = False
         self.given = False
         self.revoked = False  # there is an order, and it says something else
+        self.version = ""  # of the ConfigMap, while there is one
         self.problem = ""
         self._client = client
         self._informer = Informer(
@@ -54,6 +55,7 @@ class Order:
                 if change.deletes:
                     self.given = self.revoked = False
                 for order in change.upserts:
+                    self.version = order.metadata.resource_version
                     self.given = orders_withdrawal(order.data)
                     self.revoked = not self.given
                 self.known, self.problem = change.synced, change.problem

@@ -63,7 +63,10 @@ class NodeReport(Struct, frozen=True, rename="camel", omit_defaults=True):
     ] = ()
     policy_count: Annotated[int, _count("How many such policies there are, listed or not.")] = 0
     omitted_policies: Annotated[int, _count("How many of them do not fit here.")] = 0
-    withdrawn: Annotated[bool, _field("Whether the agent has taken everything off the node, as was ordered.")] = False
+    withdrawn: Annotated[
+        str | None,
+        _field("The order by which the agent has taken everything off the node: its resourceVersion.", maxLength=64),
+    ] = None
 
 
 class NodeRedirectState(Struct, frozen=True, omit_defaults=True):

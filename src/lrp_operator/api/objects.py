@@ -202,10 +202,16 @@ class Policy(Struct, frozen=True, gc=False, omit_defaults=True):
     spec: Any = None
 
 
+class ConfigMapMeta(ObjectMeta, frozen=True, gc=False, rename="camel", omit_defaults=True):
+    """Of a ConfigMap, its version too. Elsewhere it would make every object look changed that is written."""
+
+    resource_version: str = ""
+
+
 class ConfigMap(Struct, frozen=True, gc=False, omit_defaults=True):
     """v1 ConfigMap."""
 
-    metadata: ObjectMeta
+    metadata: ConfigMapMeta
     data: dict[str, str] | None = None
 
 

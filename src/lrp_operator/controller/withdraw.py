@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Generic
 
+import msgspec
+
 from lrp_operator import __version__
 from lrp_operator.api.nodestate import GROUP, PLURAL, NodeRedirectState
-from lrp_operator.api.objects import Pod
+from lrp_operator.api.objects import ConfigMap, Pod
 from lrp_operator.api.withdrawal import ORDER_KEY, WITHDRAW
 from lrp_operator.controller import EXIT_FAILED
 from lrp_operator.controller.feeds import NODE_STATES
@@ -60,14 +62,17 @@ def run(credentials: Credentials, wanted: Wanted) -> int:
     return asyncio.run(Withdrawal(credentials, wanted).run())
 
 
-def waited_for(states: Iterable[NodeRedirectState], pods: Iterable[Pod]) -> dict[str, str]:
-    """Nodes that have not been withdrawn from, and why, as far as can be seen from afar."""
+def waited_for(states: Iterable[NodeRedirectState], pods: Iterable[Pod], order: str) -> dict[str, str]:
+    """Nodes that have not been withdrawn from, and why, as far as can be seen from afar.
+
+    order: the ConfigMap's resourceVersion; empty if there is none any more, and agents may have heeded any.
+    """
     agents = {pod.spec.node_name: pod for pod in pods if pod.spec.node_name}
     reports = {state.metadata.name: state.report for state in states}
     found: dict[str, str] = {}
     for node, report in reports.items():
         pod = agents.get(node)
-        if report is not None and report.withdrawn:
+        if report is not None and report.withdrawn and order in ("", report.withdrawn):
             continue
         found[node] = (
             f"its agent has not withdrawn (pod {pod.metadata.name}, {pod.status.phase})"
@@ -95,6 +100,7 @@ class Withdrawal:
         self._pods = _Followed(agents, self._wake.set)
         self._states = _Followed(Informer(self._client, NODE_STATES), self._wake.set)
         self._problem = ""
+        self._order = ""
 
     async def run(self) -> int:
         """Give the order, wait, and tell how it went; the exit code."""
@@ -114,12 +120,13 @@ class Withdrawal:
         body = json.dumps({"data": {ORDER_KEY: WITHDRAW}}).encode()
         path = f"/api/v1/namespaces/{namespace}/configmaps/{name}"
         try:
-            await self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+            answer = await self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             _say(f"the ConfigMap {self._wanted.order} has gone: an earlier uninstall has come that far")
         else:
+            self._order = msgspec.json.decode(answer, type=ConfigMap).metadata.resource_version
             _say(f"agents are told to withdraw (ConfigMap {self._wanted.order})")
 
     async def _wait(self) -> None:
@@ -163,7 +170,7 @@ class Withdrawal:
     @property
     def _left(self) -> Mapping[str, str]:
         """Nodes that are waited for, and why."""
-        return waited_for(self._states.objects.values(), self._pods.objects.values())
+        return waited_for(self._states.objects.values(), self._pods.objects.values(), self._order)
 
     def _progress(self) -> str:
         if self._problem:

@@ -6,8 +6,10 @@ from lrp_operator.api.nodestate import NodeRedirectState, NodeReport
 from lrp_operator.api.objects import Condition, ObjectMeta, Pod, PodSpec, PodStatus
 from lrp_operator.controller.withdraw import waited_for
 
+ORDER = "7"
 
-def state(node: str, *, withdrawn: bool = False) -> NodeRedirectState:
+
+def state(node: str, withdrawn: str | None = None) -> NodeRedirectState:
     report = NodeReport("1", "m", in_force=not withdrawn, withdrawn=withdrawn)
     return NodeRedirectState(ObjectMeta(node), report)
 
@@ -22,8 +24,10 @@ def agent(node: str, phase: str = "Running", *, ready: bool = True) -> Pod:
     ("states", "pods", "waits"),
     [
         ([], [], {}),
-        ([state("a", withdrawn=True)], [agent("a")], {}),
-        ([state("a", withdrawn=True)], [], {}),
+        ([state("a", ORDER)], [agent("a")], {}),
+        ([state("a", ORDER)], [], {}),
+        # It heeded one that was revoked, and has not reported since.
+        ([state("a", "5")], [agent("a")], {"a": "its agent has not withdrawn (pod agent-a, Running)"}),
         ([state("a")], [agent("a")], {"a": "its agent has not withdrawn (pod agent-a, Running)"}),
         ([state("a")], [agent("a", "Pending")], {"a": "its agent has not withdrawn (pod agent-a, Pending)"}),
         ([state("a")], [agent("b", "Pending")], {"a": "no agent is there to withdraw"}),
@@ -35,4 +39,8 @@ def agent(node: str, phase: str = "Running", *, ready: bool = True) -> Pod:
     ],
 )
 def test_who_is_waited_for(states: list[NodeRedirectState], pods: list[Pod], waits: dict[str, str]) -> None:
-    assert waited_for(states, pods) == waits
+    assert waited_for(states, pods, ORDER) == waits
+
+
+def test_where_the_order_has_gone_any_answer_counts() -> None:
+    assert waited_for([state("a", "5")], [], "") == {}
