@@ -1,4 +1,13 @@
+import os
+from pathlib import Path
+
 import pytest
+
+from lrp_operator.loader.kept import VARIABLE
+
+# The same programs are wanted hundreds of times: they are compiled once, as on a node, and never again while the
+# sources stay. What is tested is what BCC has made, all the same (datapath/test_kept.py); what compiles, goes without.
+os.environ.setdefault(VARIABLE, str(Path("~/.cache/lrp-operator/programs").expanduser()))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

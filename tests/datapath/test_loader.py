@@ -10,10 +10,18 @@ from lrp_operator.datapath.engine import Datapath
 from lrp_operator.datapath.model import DatapathError, DatapathSettings
 from lrp_operator.datapath.plan import Build, plan
 from lrp_operator.kernel import bpf, features
+from lrp_operator.loader.kept import VARIABLE
 from lrp_operator.loader.messages import Program, ProgramSet, Request
 from lrp_operator.loader.run import LoaderError, build
 
 pytestmark = pytest.mark.privileged
+
+
+@pytest.fixture(autouse=True)
+def _compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested is the child: nothing that was kept may take its place."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+
 
 CONNECT4 = Program(bpf.ProgType.CGROUP_SOCK_ADDR, bpf.AttachType.CONNECT4)
 

@@ -62,7 +62,8 @@ USUAL_CGROUP_ROOT = Path("/sys/fs/cgroup")
     help="Redirects this node's traffic as its CiliumLocalRedirectPolicies say, until it is told to stop (SIGTERM); "
     "what is in the kernel goes on redirecting after that. Try: lrp-agent --manifests /etc/lrp --node-name $(hostname)",
     epilog="Settings come from flags, else LRP_* variables (--enable-ipv6 is LRP_ENABLE_IPV6), else --config, whose "
-    "keys are Cilium's Helm values, else defaults. Ask a running agent with lrpctl.",
+    "keys are Cilium's Helm values, else defaults. LRP_BUILD_CACHE names a directory in which compiled programs "
+    "are kept, so that an agent need not compile after a reboot. Ask a running agent with lrpctl.",
 )
 def agent(
     command: typer.Context,

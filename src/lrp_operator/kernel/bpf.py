@@ -41,6 +41,7 @@ class Command(IntEnum):
     PROG_GET_FD_BY_ID = 13
     OBJ_GET_INFO_BY_FD = 15
     PROG_QUERY = 16
+    BTF_LOAD = 18
     BTF_GET_FD_BY_ID = 19
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
@@ -186,6 +187,7 @@ def _info(fd: Fd, size: int) -> bytes:
 class MapInfo:
     """What the kernel says of a map. Sizes in bytes; the btf_* numbers are 0 where the map has no BTF."""
 
+    name: str
     type: int
     id: int
     key_size: int
@@ -202,7 +204,8 @@ def map_info(fd: Fd) -> MapInfo:
     raw = _info(fd, 80)
     kind, number, key, value, entries, flags = struct.unpack_from("=6I", raw)
     btf_id, btf_key, btf_value = struct.unpack_from("=3I", raw, 64)
-    return MapInfo(kind, number, key, value, entries, flags, btf_id, btf_key, btf_value)
+    name = raw[24:40].split(b"\0", 1)[0].decode()
+    return MapInfo(name, kind, number, key, value, entries, flags, btf_id, btf_key, btf_value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,13 @@ from typing import Any
 import msgspec
 
 from lrp_operator.kernel import bpf
+from lrp_operator.loader import again
+from lrp_operator.loader.kept import KeptMaps, Store
 from lrp_operator.loader.messages import Failure, Manifest, Program, Request
+from lrp_operator.loader.pins import make_folders, map_pins, open_maps, whole_folder
 from lrp_operator.loader.sources import bpf_directory, map_names
+
+Maps = Mapping[str, bpf.Fd]
 
 # Where distributions put python3-bpfcc (pure ctypes, for any Python 3); a virtual environment does not look there.
 _DISTRIBUTION_PACKAGES = "/usr/lib/python3/dist-packages"
@@ -49,22 +54,14 @@ def _compile(bcc: ModuleType, step: str, source: str, defines: Mapping[str, int 
         raise LoadError(step, f"{source}: {error}") from error
 
 
-def _open_maps(request: Request) -> dict[str, bpf.Fd]:
-    found: dict[str, bpf.Fd] = {}
-    for name, kind in map_names(request.folders).items():
-        path = Path(request.folders[kind]) / name.lower()
-        if path.exists():
-            found[name] = bpf.open_pin(path)
-    return found
-
-
 def _ensure_maps(bcc: ModuleType, request: Request) -> dict[str, bpf.Fd]:
-    wanted, maps = map_names(request.folders), _open_maps(request)
+    """Have BCC make the maps that are not pinned yet."""
+    wanted, maps = map_pins(request), open_maps(request)
     if len(maps) == len(wanted):
         return maps
     folders = {f"LRP_{kind}": f'"{folder}/"' for kind, folder in request.folders.items()}
     _compile(bcc, "maps", "maps.c", {**folders, **request.map_defines})
-    maps = _open_maps(request)
+    maps = open_maps(request)
     missing = [name.lower() for name in wanted if name not in maps]
     if missing:  # BCC does not tell
         raise LoadError("maps", f"BCC did not pin {', '.join(missing)}: is {request.folders['TABLES']} on a bpffs?")
@@ -72,20 +69,21 @@ def _ensure_maps(bcc: ModuleType, request: Request) -> dict[str, bpf.Fd]:
 
 
 def _load(request: Request) -> Manifest:
-    for folder in request.folders.values():
-        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(request)
     bcc = _import_bcc()
-    descriptors = {f"LRP_FD_{name}": fd.number for name, fd in _ensure_maps(bcc, request).items()}
-    manifest = Manifest({}, {}, getattr(bcc, "__version__", "unknown"))
+    there = set(open_maps(request))
+    maps = _ensure_maps(bcc, request)
+    descriptors = {f"LRP_FD_{name}": fd.number for name, fd in maps.items()}
+    manifest = Manifest({}, {}, bcc_version=getattr(bcc, "__version__", "unknown"))
+    code: list[dict[str, bytes]] = []
     for programs in request.sets:
-        unfinished = Path(f"{programs.folder}_unfinished")  # a bpffs takes no dots
-        _remove_folder(unfinished)
-        unfinished.mkdir(mode=0o700)
         module = _compile(bcc, "compile", programs.source, {**descriptors, **programs.defines})
-        for name, kind in programs.functions.items():
-            _load_program(module, name, kind, unfinished, manifest)
-        unfinished.rename(programs.folder)
-    return manifest
+        with whole_folder(Path(programs.folder)) as folder:
+            for name, kind in programs.functions.items():
+                _load_program(module, name, kind, folder, manifest)
+        code.append({name: module.dump_func(name) for name in programs.functions})
+    made = {name: fd for name, fd in maps.items() if name not in there}
+    return msgspec.structs.replace(manifest, not_kept=_keep(request, maps, made, code))
 
 
 def _load_program(module: Any, name: str, kind: Program, folder: Path, manifest: Manifest) -> None:
@@ -100,11 +98,23 @@ def _load_program(module: Any, name: str, kind: Program, folder: Path, manifest:
     manifest.instructions[name] = len(module.dump_func(name)) // 8
 
 
-def _remove_folder(folder: Path) -> None:
-    if folder.is_dir():
-        for pin in folder.iterdir():
-            pin.unlink()
-        folder.rmdir()
+def _keep(request: Request, maps: Maps, made: Maps, code: list[dict[str, bytes]]) -> str:
+    """Keep what was made, where there is a place for it; why that can't be, if so.
+
+    Maps that stood already are not kept: they may have been made of something else.
+    """
+    store = Store.given()
+    if store is None:
+        return ""
+    try:
+        for kind in request.folders:
+            if len(of_kind := again.shapes_of(kind, made)) == len(map_names([kind])):
+                store.keep_maps(request, kind, KeptMaps(of_kind))
+        for programs, functions in zip(request.sets, code, strict=True):
+            store.keep_programs(programs, again.kept_set(functions, maps))
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def main() -> int:

@@ -35,11 +35,15 @@ class Request(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True):
-    """What was built. programs: C function -> kernel program id; instructions: how many each has."""
+    """What was built. programs: C function -> kernel program id; instructions: how many each has.
+
+    bcc_version: of who compiled it; empty if it was put together from what was kept. not_kept: why this was not.
+    """
 
     programs: dict[str, int]
     instructions: dict[str, int]
-    bcc_version: str
+    bcc_version: str = ""
+    not_kept: str = ""
 
 
 class Failure(Struct, frozen=True):

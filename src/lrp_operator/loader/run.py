@@ -1,11 +1,16 @@
-"""The parent's side: start the child, wait, turn its answer into a Manifest or one readable error."""
+"""The parent's side: what was kept is put together; else start the child, wait, and read its answer or its error."""
 
+import logging
 import subprocess
 import sys
 
 import msgspec
 
+from lrp_operator.loader import again
+from lrp_operator.loader.kept import Store
 from lrp_operator.loader.messages import Failure, Manifest, Request
+
+log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 60  # the child takes half a second; a throttled one much longer
 _LOG_LINES = 15
@@ -23,7 +28,18 @@ class LoaderError(Exception):
 
 
 def build(request: Request) -> Manifest:
-    """Have a child build what the request says. Raises LoaderError."""
+    """Build what the request says. Raises LoaderError."""
+    store = Store.given()
+    if store and (manifest := again.build(request, store)):
+        log.info("programs were put together from what was kept in %s", store.directory)
+        return manifest
+    manifest = _compile(request)
+    if store and manifest.not_kept:
+        log.warning("the next start after a boot compiles again, for nothing was kept: %s", manifest.not_kept)
+    return manifest
+
+
+def _compile(request: Request) -> Manifest:
     command = [sys.executable, "-m", "lrp_operator.loader"]
     try:
         child = subprocess.run(
