@@ -20,6 +20,7 @@ from lab import Pod
 from lrp_operator.cli.client import AgentError
 from lrp_operator.kernel import bpf
 from lrp_operator.kernel.netns import in_netns
+from lrp_operator.loader.kept import VARIABLE
 from tests.cluster.apiserver import Cluster, Manifest
 from tests.cluster.charting import RELEASE, Helm, one
 from tests.cluster.conftest import CRDS
@@ -104,7 +105,7 @@ class KubeGround(Ground):
         with self.log_path.open("ab") as log:
             self.process = self.node.popen(
                 [*map(str, command), order, "--node-name", self.node.name, *self.roots(), *flags],
-                env=os.environ | {"LRP_API_SOCKET": str(self._socket)} | (env or {}),
+                env=os.environ | {"LRP_API_SOCKET": str(self._socket), VARIABLE: str(self.kept)} | (env or {}),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -128,10 +129,15 @@ class KubeGround(Ground):
     def withdrawn(self) -> bool:
         return bool(self.report().get("withdrawn"))
 
+    @property
+    def kept(self) -> Path:
+        """Where the agent keeps what it has compiled."""
+        return self.folder / "kept"
+
     def left_behind(self) -> list[str]:
-        """What is in the kernel of ours: pins and their directory, programs on the node's cgroup and on its links."""
-        pins = self.node.bpf / "lrp"
-        found = [str(path) for path in (pins, *pins.rglob("*"))] if pins.exists() else []
+        """What there is of ours: pins, files and their directories, programs on the node's cgroup and on its links."""
+        ours = [place for place in (self.node.bpf / "lrp", self.kept) if place.exists()]
+        found = [str(path) for place in ours for path in (place, *place.rglob("*"))]
         cgroup = os.open(self.node.cgroup, os.O_RDONLY | os.O_DIRECTORY)
         try:
             found += [f"{hook.name} {ids}" for hook in bpf.AttachType if (ids := bpf.attached_programs(cgroup, hook))]

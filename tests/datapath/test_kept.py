@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from lab import Node
 from lrp_operator.datapath.model import DatapathSettings, TcLevel
-from lrp_operator.datapath.plan import Build, plan
+from lrp_operator.datapath.plan import Build, TcBuild, plan
 from lrp_operator.kernel import bpf, features, mapshape
 from lrp_operator.loader.kept import FILES, VARIABLE, KeptProgram, KeptSet, Store
 from lrp_operator.loader.messages import Manifest, Request
@@ -161,3 +163,56 @@ def test_the_oldest_files_go(cache: Path, wanted: Build) -> None:
     names = [path.name for path in (cache / "builds").iterdir()]
     assert len(names) == FILES
     assert sum(not name.startswith("old") for name in names) == 5
+
+
+IN_A_CONTAINER = """
+import subprocess, sys
+from pathlib import Path
+from lrp_operator.loader.kept import Store
+directory, aside = map(Path, sys.argv[1:])
+subprocess.run(["mount", "--bind", directory, aside], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "root", directory.parent], check=True)
+directory.mkdir()
+subprocess.run(["mount", "--bind", aside, directory], check=True)
+subprocess.run(["umount", aside], check=True)
+print(*Store(directory).clear(), sep="\\n")
+"""
+
+
+def test_a_withdrawal_removes_the_directory_that_is_mounted_from_the_node(
+    wanted: Build, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    build(request_for(wanted))
+    # A node is a first process and its mounts; a container on it has a root and mounts of its own.
+    node = ["unshare", "--pid", "--fork", "--mount", "--mount-proc", "sh", "-c", '"$@"; exit $?', "node"]
+    command = [
+        *node,
+        "unshare",
+        "--mount",
+        sys.executable,
+        "-c",
+        IN_A_CONTAINER,
+        str(cache),
+        str(tmp_path_factory.mktemp("aside")),
+    ]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"directory {cache}\n"
+    assert not cache.exists()
+    store = Store.given()
+    assert store is not None
+    assert store.clear() == [], "once more is no error"
+
+
+def test_what_others_have_put_there_stays(wanted: Build, cache: Path) -> None:
+    build(request_for(wanted))
+    (cache / "theirs").touch()
+    assert Store(cache).clear() == [f"directory {cache / 'builds'}"]
+    assert [path.name for path in cache.iterdir()] == ["theirs"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_tables_that_stand_are_not_kept_again_but_were(wanted: Build) -> None:
+    """A change of mode on a running node, and a boot after it: its tables are of the time before the change."""
+    before = replace(wanted, tc=TcBuild.NONE)
+    build(Request(before.folders, request_for(wanted).map_defines, [before.socket_programs]))
+    assert was_compiled(build(request_for(wanted)))
+    assert not was_compiled(after_a_boot(wanted))

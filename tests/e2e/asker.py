@@ -14,7 +14,8 @@ POD = "asker"
 class Seen:
     """What became of one target's requests.
 
-    by: answers, and how often each came. slow: how many took more than half a second. slowest: seconds.
+    by: answers, and how often each came. slow: how many took more than half a second. slowest: seconds. waited: seconds
+    from the first request to the first answer.
     """
 
     ok: int
@@ -23,6 +24,7 @@ class Seen:
     errors: list[str]
     slow: int
     slowest: float
+    waited: float
 
 
 @dataclass(frozen=True)

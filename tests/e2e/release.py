@@ -70,6 +70,10 @@ class Release:
             f"kubectl -n {NAMESPACE} exec {self.agent_pod()['metadata']['name']} -c agent -- {command}"
         )
 
+    def agent_log(self) -> str:
+        """What the agent has said since it was started."""
+        return self.terminal(f"kubectl -n {NAMESPACE} logs {self.agent_pod()['metadata']['name']} -c agent")
+
     def row(self, frontend: str) -> list[str]:
         """A frontend's line of `lrpctl service list`, in words, from the frontend on."""
         lines = [line.split() for line in self.agent("lrpctl service list").splitlines()]

@@ -33,7 +33,7 @@ from lrp_operator.agent.loop import Circle, Timing
 from lrp_operator.agent.memory import use_one_arena
 from lrp_operator.agent.parts import Datapath, Source
 from lrp_operator.agent.pods import Links, PodNames
-from lrp_operator.agent.removal import remove_all
+from lrp_operator.agent.removal import leave_nothing
 from lrp_operator.agent.report import Reporter
 from lrp_operator.agent.server import Server
 from lrp_operator.agent.sync import Outcome
@@ -69,7 +69,7 @@ class Parts:
     timing: Timing = field(default_factory=Timing)
     report_to: KubernetesSource | None = None
     order: Order | None = None
-    remove_all: Callable[[Path, Path], list[str]] = remove_all
+    remove_all: Callable[[Path, Path], list[str]] = leave_nothing
 
 
 class _Pins:

@@ -23,7 +23,7 @@ from lrp_operator.datapath.model import DatapathError, DatapathSettings, Feature
 from lrp_operator.kernel import bpf
 from lrp_operator.kernel.features import KernelFeatures
 from lrp_operator.loader.messages import Program, ProgramSet
-from lrp_operator.loader.sources import bpf_directory, digest
+from lrp_operator.loader.sources import MAP_SOURCES, SOURCES, bpf_directory, digest
 
 _RING_BYTES = 1 << 18
 _MAX_SKIPS = 16384
@@ -65,7 +65,7 @@ class Build:
     def tables(self) -> Path:
         """Folder of the tables' pins; its name changes with sizes and layouts."""
         sizes = ",".join(f"{name}={value}" for name, value in sorted(self.map_defines.items()))
-        return self.root / f"tables-{digest(['structs.h', 'config.h', 'maps.c'], sizes)}"
+        return self.root / f"tables-{digest(MAP_SOURCES, sizes)}"
 
     @property
     def sockets(self) -> Path:
@@ -101,7 +101,7 @@ class Build:
 
     def _set(self, name: str, source: str, functions: dict[str, Program], defines: dict[str, int]) -> ProgramSet:
         constants = ",".join(f"{name}={value}" for name, value in sorted(defines.items()))
-        folder = self.tables / f"{name}-{digest(['*.c', '*.h', 'include/**/*.h'], constants)}"
+        folder = self.tables / f"{name}-{digest(SOURCES, constants)}"
         return ProgramSet(source, str(folder), functions, defines)
 
     def link(self, hook: bpf.AttachType, version: str = "") -> Path:

@@ -9,9 +9,11 @@ with a hash of the rest, so one that a crash has left unfinished is not used. No
 what is there gets into the kernel, and the verifier does not ask whether it is what we wrote.
 """
 
+import errno
 import hashlib
 import os
 import platform
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TypeVar
@@ -21,13 +23,14 @@ from msgspec import Struct
 
 from lrp_operator.kernel.mapshape import MapShape
 from lrp_operator.loader.messages import ProgramSet, Request
-from lrp_operator.loader.sources import bpf_directory, digest
+from lrp_operator.loader.sources import MAP_SOURCES, SOURCES, bpf_directory, digest
 
 VARIABLE = "LRP_BUILD_CACHE"
 FILES = 256
 """So many are kept, those that were used last."""
 _HASH_BYTES = hashlib.sha256().digest_size
 _OTHERS_MAY_WRITE = 0o022
+_STAYS = (errno.ENOTEMPTY, errno.EBUSY, errno.EACCES, errno.ENOENT)
 
 
 class KeptMaps(Struct, frozen=True):
@@ -86,6 +89,23 @@ class Store:
         """Remove a set of programs."""
         (self.directory / _name_of_programs(wanted)).unlink(missing_ok=True)
 
+    def clear(self) -> list[str]:
+        """Remove all of it, and the directory that was named, if nothing else is in it; what was removed."""
+        if not self.directory.is_dir():
+            return []
+        shutil.rmtree(self.directory)
+        named = self.directory.parent.absolute()
+        # In a container it is a mount, which can't be removed. What the node's first process sees is the directory.
+        for path in (named, Path(f"/proc/1/root{named}")):
+            try:
+                path.rmdir()
+            except OSError as error:
+                if error.errno not in _STAYS:
+                    raise
+            else:
+                return [f"directory {named}"]
+        return [f"directory {self.directory}"]
+
     def _read(self, name: str, kind: type[T]) -> T | None:
         path = self.directory / name
         try:
@@ -115,15 +135,15 @@ class Store:
 
 
 def _name_of_maps(request: Request, kind: str) -> str:
-    return f"{kind.lower()}-{_hash(bpf_directory() / 'maps.c', kind, sorted(request.map_defines.items()))}"
+    return f"{kind.lower()}-{_hash(MAP_SOURCES, kind, sorted(request.map_defines.items()))}"
 
 
 def _name_of_programs(wanted: ProgramSet) -> str:
     source = bpf_directory() / wanted.source
     functions = sorted((name, int(kind.type), int(kind.attach_type)) for name, kind in wanted.functions.items())
-    return f"{source.stem}-{_hash(source, functions, sorted(wanted.defines.items()))}"
+    return f"{source.stem}-{_hash(SOURCES, source.read_text(), functions, sorted(wanted.defines.items()))}"
 
 
-def _hash(source: Path, *decide: object) -> str:
+def _hash(sources: list[str], *decide: object) -> str:
     kernel = (platform.machine(), platform.release(), platform.version())
-    return digest(["*.c", "*.h", "include/**/*.h"], source.read_text(), repr(kernel), *map(repr, decide))
+    return digest(sources, repr(kernel), *map(repr, decide))

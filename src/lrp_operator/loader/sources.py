@@ -21,6 +21,10 @@ def bpf_directory() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent.parent / "bpf"
 
 
+SOURCES = ["*.c", "*.h", "include/**/*.h"]
+"""What decides what programs are (patterns)."""
+MAP_SOURCES = ["structs.h", "config.h", "maps.c"]
+"""What decides what maps are."""
 MAP_KINDS = {"TABLES": r".*", "SOCKETS": r"PLACES.|\w+_PEERS.", "FLOWS": r"FLOWS.|RECENT.|FRAGMENTS."}
 """Maps are pinned in one folder for each kind (bpf/maps.c): what the node redirects, what sockets remember, flows."""
 

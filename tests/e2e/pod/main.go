@@ -108,6 +108,7 @@ type seen struct {
 	Errors  []string       `json:"errors"`  // the first ones, with their times
 	Slow    int            `json:"slow"`    // answers that took more than half a second: a packet was sent again
 	Slowest float64        `json:"slowest"` // seconds
+	Waited  float64        `json:"waited"`  // seconds from the first request's start to the first answer
 }
 
 type asker struct {
@@ -143,6 +144,7 @@ func ask(args []string) {
 }
 
 func (a *asker) askForever(name string, where *url.URL, once func(*url.URL) (string, error), every time.Duration) {
+	began := time.Now()
 	for {
 		started := time.Now()
 		answer, err := once(where)
@@ -161,6 +163,9 @@ func (a *asker) askForever(name string, where *url.URL, once func(*url.URL) (str
 			}
 			log.Printf("%s: %v", name, err)
 		} else {
+			if s.OK == 0 {
+				s.Waited = time.Since(began).Seconds()
+			}
 			s.OK++
 			s.By[answer]++
 		}
