@@ -211,8 +211,8 @@ def test_what_others_have_put_there_stays(wanted: Build, cache: Path) -> None:
 
 @pytest.mark.usefixtures("cache")
 def test_tables_that_stand_are_not_kept_again_but_were(wanted: Build) -> None:
-    """A change of mode on a running node, and a boot after it: its tables are of the time before the change."""
-    before = replace(wanted, tc=TcBuild.NONE)
-    build(Request(before.folders, request_for(wanted).map_defines, [before.socket_programs]))
+    """A change of mode on a running node, and a boot after it: what sockets remember is of the time before."""
+    before = replace(wanted, tc=TcBuild.NONE, map_defines={**wanted.map_defines, "LRP_MAX_FRONTENDS": 16})
+    build(Request(before.folders, {**before.map_defines, "LRP_MAX_FLOWS": 1}, [before.socket_programs]))
     assert was_compiled(build(request_for(wanted)))
     assert not was_compiled(after_a_boot(wanted))

@@ -30,6 +30,7 @@ FILES = 256
 """So many are kept, those that were used last."""
 _HASH_BYTES = hashlib.sha256().digest_size
 _OTHERS_MAY_WRITE = 0o022
+_OF_FLOWS = "LRP_MAX_FLOWS"
 _STAYS = (errno.ENOTEMPTY, errno.EBUSY, errno.EACCES, errno.ENOENT)
 
 
@@ -135,7 +136,10 @@ class Store:
 
 
 def _name_of_maps(request: Request, kind: str) -> str:
-    return f"{kind.lower()}-{_hash(MAP_SOURCES, kind, sorted(request.map_defines.items()))}"
+    """Other sizes make other maps, but only of the kind that has them; the others may outlive a change of them."""
+    matter = {"TABLES": request.map_defines.keys() - {_OF_FLOWS}, "FLOWS": {_OF_FLOWS}, "SOCKETS": set()}[kind]
+    sizes = sorted((name, value) for name, value in request.map_defines.items() if name in matter)
+    return f"{kind.lower()}-{_hash(MAP_SOURCES, kind, sizes)}"
 
 
 def _name_of_programs(wanted: ProgramSet) -> str:
