@@ -72,6 +72,13 @@
 #define LRP_HALF_OPEN_LIFETIME 60
 #define LRP_ENDED_LIFETIME 10
 
+/*
+ * What is on its way between a SYN and its answer is looked for so long after the SYN, in units of flow.seen; and in how
+ * many places (a power of two) it is noted that there was one.
+ */
+#define LRP_ASKING_LIFETIME 2
+#define LRP_ASKING 4096
+
 /* How many source ports are tried for a flow whose own is taken towards its backend. */
 #define LRP_PORT_TRIES 8
 

@@ -12,6 +12,10 @@
  * first, all else of TCP is in the second. Only a SYN or a datagram to a frontend begins a flow. Other TCP packets that
  * are in no table pass: they belong to connections that are older than the frontend.
  *
+ * Between a SYN and its answer something else may pass: the backend still has an earlier connection of these ports (it
+ * closed it a moment ago, say) and tells where that is; the client answers that by a RST, and sends its SYN again at once.
+ * So what is not in the second table is looked for in the first, if a SYN has just passed that it may belong to (`asking`).
+ *
  * Established connections can't be displaced by new flows, for these wait in the LRU until they are answered. When
  * `flows` is full the connection is not redirected: its SYN-ACK is dropped, and the client's next SYN passes untouched.
  *
@@ -460,6 +464,32 @@ INLINE void F(find_on_link)(struct __sk_buff *skb, const struct F(packet) * p, s
 	__builtin_memcpy(flow->mac, way.dmac, sizeof(flow->mac));
 }
 
+/* TCP: a SYN of a flow passes. */
+INLINE void F(note_asking)(const struct F(flow_key) * key, const struct F(flow) * flow, u32 now)
+{
+	u32 *at = asking_at(key->tuple.sport, key->tuple.dport, key->ifindex);
+	u32 *back = asking_at(flow->becomes.sport, flow->becomes.dport, key->ifindex);
+
+	if (at)
+		*at = now;
+	if (back)
+		*back = now;
+}
+
+/* TCP: a packet that is in no connection that was answered, but may be about one that was not yet. */
+INLINE enum verdict F(interject)(const struct F(packet) * p, struct F(flow) * becomes, u32 now)
+{
+	u32 *at = asking_at(p->key.tuple.sport, p->key.tuple.dport, p->key.ifindex);
+	struct F(flow) *flow = NULL;
+
+	if (at && now - *at <= LRP_ASKING_LIFETIME)
+		flow = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
+	if (!flow || flow->flags & FLOW_RESET || !F(is_alive)(flow, IPPROTO_TCP, now))
+		return PASS;
+	*becomes = *flow;
+	return TRANSLATE;
+}
+
 /* TCP: a packet of a connection that was answered. bridged: it comes by the port of a bridge. */
 INLINE enum verdict F(go_on)(struct __sk_buff *skb, const struct F(packet) * p, struct F(flow) * becomes, bool bridged,
 			     u32 now)
@@ -467,7 +497,7 @@ INLINE enum verdict F(go_on)(struct __sk_buff *skb, const struct F(packet) * p, 
 	struct F(flow) *flow = bpf_map_lookup_elem(F(map_flows), (void *)&p->key);
 
 	if (!flow)
-		return PASS;
+		return F(interject)(p, becomes, now);
 	if (bridged && !(flow->flags & (FLOW_ON_LINK | FLOW_OFF_LINK | FLOW_BOUNCE)))
 		F(find_on_link)(skb, p, flow);
 	if (p->flags & (TCP_FIN | TCP_RST))

@@ -23,6 +23,21 @@
 BPF_PERCPU_ARRAY(work_areas4, struct work4, 1);
 BPF_PERCPU_ARRAY(work_areas6, struct work6, 1);
 
+/*
+ * When a SYN of a flow passed last (in units of flow.seen), by a hash of the flow's ports and link: almost all packets
+ * that are in no table of established connections learn here, without a look-up, that they are in no other either.
+ */
+BPF_ARRAY(asking, u32, LRP_ASKING);
+
+/* Where that is; the same for packets and their replies. */
+INLINE u32 *asking_at(__be16 port, __be16 other, u32 ifindex)
+{
+	u32 ports = port ^ other;
+	int place = (ports ^ ports >> 8 ^ ifindex * 31) & (LRP_ASKING - 1);
+
+	return asking.lookup(&place);
+}
+
 INLINE struct work4 *work_area4(void)
 {
 	int zero = 0;

@@ -185,6 +185,7 @@ INLINE bool F(answers_syn)(const struct F(packet) * p)
 INLINE enum verdict F(decide_outward)(struct __sk_buff *skb, struct F(work) * work, bool bridged, u32 now)
 {
 	struct F(packet) *p = &work->p;
+	enum verdict verdict;
 
 	if (p->part == LATER_FRAGMENT)
 		return F(find_fragment)(p, &work->becomes);
@@ -193,9 +194,13 @@ INLINE enum verdict F(decide_outward)(struct __sk_buff *skb, struct F(work) * wo
 			return F(answer)(p, &work->becomes, now);
 		if ((p->flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
 			return F(go_on)(skb, p, &work->becomes, bridged, now);
-	} else if (!F(ip_differs)(p->key.tuple.daddr, F(loopback))) {
-		return F(answer_datagram)(p, &work->becomes, now);
+		verdict = F(to_frontend)(skb, work, bridged, now);
+		if (verdict == TRANSLATE)
+			F(note_asking)(&p->key, &work->becomes, now);
+		return verdict;
 	}
+	if (!F(ip_differs)(p->key.tuple.daddr, F(loopback)))
+		return F(answer_datagram)(p, &work->becomes, now);
 	return F(to_frontend)(skb, work, bridged, now);
 }
 

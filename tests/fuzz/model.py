@@ -21,6 +21,7 @@ WHOLE, FIRST, LATER = "whole", "first", "later"
 LOOPBACK = {4: bytes((169, 254, 42, 1)), 16: bytes.fromhex("0100 0000 0000 0001 0000 0000 0000 2a01")}
 OTHER_PORTS = range(61000, 61000 + 4096)
 SILENT, ENDED = 60, 10  # ticks (2^30 ns) after which a flow's port may be given to another
+ASKING = 2  # ticks after a SYN in which what is about its unanswered connection is surely known
 MOST_EXTENSIONS = 6
 
 Address = tuple[bytes, int]  # IP, port
@@ -89,10 +90,11 @@ class Conversation:
 
 @dataclass(slots=True)
 class Leg:
-    """One direction of a conversation: when it was last heard, and how it has ended."""
+    """One direction of a conversation: when it was last heard; when a SYN last asked for it; how it has ended."""
 
     talk: Conversation
     seen: int
+    syn: int = -1000
     ends: set[str] = field(default_factory=set)
 
     def has_ended(self) -> bool:
@@ -340,6 +342,9 @@ class Model:
         if leg and "reset" in leg.ends and leg.talk.isn == packet.seq:
             return self._goes_elsewhere(run, packet, key)
         if leg and self._keeps(leg, packet, rule, run):
+            for one in (leg, self.owed.get(leg.talk.answering)):
+                if one and one.talk.asking == leg.talk.asking:
+                    one.syn = run.now
             return self._forward(run, packet, leg.talk)
         return self._begins(run, packet, rule)
 
@@ -391,8 +396,8 @@ class Model:
             talk, word = talk_from(port), "moved"
             if port not in OTHER_PORTS or self._is_taken(talk, run.now):
                 raise Wrong(f"its source port is taken, and {port} can't be had instead")
-        self.asked[talk.asking] = Leg(talk, run.now)
-        self.owed[talk.answering] = Leg(talk, run.now)
+        self.asked[talk.asking] = Leg(talk, run.now, run.now)
+        self.owed[talk.answering] = Leg(talk, run.now, run.now)
         return self._forward(run, packet, talk, "direct" if talk.is_plain else word)
 
     def _way(self, run: Run, packet: Packet, backend: bytes) -> bytes:
@@ -471,7 +476,7 @@ class Model:
         is_reply = leg is None
         leg = leg or self.open_back.get((run.link, run.hook, packet.protocol, *ends))
         if leg is None:
-            return self._passes(run, packet)
+            return self._interjects(run, packet)
         if packet.flags & (FIN | RST):
             mark = "reset" if packet.flags & RST else "back" if is_reply else "sent"
             leg.ends.add(mark)
@@ -480,6 +485,19 @@ class Model:
                 other.ends.add(mark)
         leg.seen = run.now
         return self._backward(run, packet, leg.talk) if is_reply else self._forward(run, packet, leg.talk)
+
+    def _interjects(self, run: Run, packet: Packet) -> str:
+        """What is said between a SYN and its answer. Later on, the program may know it by chance."""
+        ends = packet.sender, packet.receiver
+        leg = self.asked.get((run.link, packet.protocol, *ends)) if run.hook == OUT else None
+        asks = leg is not None
+        leg = leg or self.owed.get((run.link, run.hook, packet.protocol, *ends))
+        if leg is None or "reset" in leg.ends or not leg.is_alive(run.now):
+            return self._passes(run, packet)
+        if run.now - leg.syn > ASKING and run.verdict == PASS and run.out == run.frame:
+            return self._passes(run, packet)
+        self._forward(run, packet, leg.talk) if asks else self._backward(run, packet, leg.talk)
+        return "interjection"
 
     def _piece(self, run: Run, packet: Packet) -> str:
         fate = self.pieces.get(self._datagram(run, packet))

@@ -13,7 +13,8 @@ from tests.fuzz.arena import arena
 from tests.fuzz.fuzzing import Report, fuzz
 
 SEED = 20261125
-_WORDS = {"begun", "moved", "direct", "request", "reply", "error", "piece", "refused", "reset", "passed", "alien"}
+_WORDS = {"begun", "moved", "direct", "request", "reply", "interjection", "error", "piece", "refused", "reset"}
+_WORDS |= {"passed", "alien"}
 
 
 @pytest.mark.privileged

@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -11,7 +11,7 @@ from lab import Node
 from lrp_operator.datapath import flows
 from lrp_operator.datapath.flows import now_ticks
 from lrp_operator.kernel import bpf
-from tests.datapath.tc.tcworld import DNS, FAR, TCP, UDP, VIP, WAYS, WEB, TcWorld
+from tests.datapath.tc.tcworld import DNS, FAMILY, FAR, TCP, UDP, VIP, WAYS, WEB, TcWorld
 from tests.datapath.world import exchange, name_in, socket_in
 
 pytestmark = pytest.mark.privileged
@@ -202,3 +202,54 @@ def test_a_port_that_is_used_again_chooses_again(small: TcWorld, way: str) -> No
             assert name_in(sock.recv(200)) == pod.short_name
             sock.sendall(b"x" * 5000)
             assert sock.recv(1) == b"x"
+
+
+def closes_first(port: int) -> Callable[[Callable[[int], None]], None]:
+    """A server that greets, and closes: what is left of a connection is left with it, for a minute."""
+
+    def serve(ready: Callable[[int], None]) -> None:
+        with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+            ready(port)
+            while True:
+                with listener.accept()[0] as connection:
+                    connection.send(b"hello")
+
+    return serve
+
+
+def greeted(way: str, to: str, port: int, source_port: int) -> bytes:
+    """What a server says to a client that has this port."""
+    with socket.socket(FAMILY[way], socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("", source_port))
+        sock.settimeout(10)
+        sock.connect((to, port))
+        greeting = sock.recv(100)
+        assert sock.recv(100) == b""
+        return greeting
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_backend_may_still_have_an_earlier_connection_of_these_ports(tc: TcWorld, way: str) -> None:
+    """It was made before the frontend, or through another one. The backend, which closed it, answers a SYN by telling
+    where that connection is (a challenge ACK); the client answers by a RST; both are to find the other.
+
+    Sequence numbers decide whether it does: for half of the ports here. The client would answer what got through
+    untranslated as well, and could go on a second later; so what comes from the backend's own address is dropped.
+    """
+    client, backend = tc.client, tc.one.ipv4 if way == "4" else tc.one.ipv6
+    client.set("ipv4/tcp_timestamps", 0)  # they would decide in place of the numbers
+    server = tc.one.serve(closes_first(port := 8000 + int(way)))
+    ports = range(20000, 20020)
+    try:
+        client.call(lambda: [greeted(way, backend, port, source) for source in ports])
+        tc.program(tc.entry(way, TCP, tc.one, port=port))
+        rule = f"{'ip' if way == '4' else 'ip6'} saddr {backend} drop"
+        client.run(["nft", "add table inet aside; add chain inet aside in { type filter hook input priority 0; }"])
+        client.run(["nft", f"add rule inet aside in {rule}"])
+        greetings = client.call(lambda: [greeted(way, VIP[way], WEB, source) for source in ports], timeout=300)
+        assert greetings == [b"hello"] * len(ports)
+    finally:
+        client.run(["nft", "delete table inet aside"], check=False)
+        client.set("ipv4/tcp_timestamps", 1)
+        server.stop()
