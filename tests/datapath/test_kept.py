@@ -175,6 +175,7 @@ subprocess.run(["mount", "-t", "tmpfs", "root", directory.parent], check=True)
 directory.mkdir()
 subprocess.run(["mount", "--bind", aside, directory], check=True)
 subprocess.run(["umount", aside], check=True)
+subprocess.run(["mount", "-o", "remount,ro", directory.parent], check=True)
 print(*Store(directory).clear(), sep="\\n")
 """
 

@@ -31,7 +31,7 @@ FILES = 256
 _HASH_BYTES = hashlib.sha256().digest_size
 _OTHERS_MAY_WRITE = 0o022
 _OF_FLOWS = "LRP_MAX_FLOWS"
-_STAYS = (errno.ENOTEMPTY, errno.EBUSY, errno.EACCES, errno.ENOENT)
+_STAYS = (errno.ENOTEMPTY, errno.EBUSY, errno.EROFS, errno.EACCES, errno.ENOENT)
 
 
 class KeptMaps(Struct, frozen=True):
