@@ -1,10 +1,14 @@
 """Taking everything of ours off this node: `lrp-agent cleanup` clears its kernel, a withdrawal its disk as well."""
 
-import contextlib
+import errno
 from pathlib import Path
 
 from lrp_operator.datapath.engine import cleanup
+from lrp_operator.datapath.model import DatapathError
 from lrp_operator.loader.kept import Store
+
+_MAY_STAY = {errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY}
+"""Why the pins' directory may not be removed: it is not there, is a mount's own root, or has somebody else's pins."""
 
 
 def remove_all(bpf_root: Path, cgroup_root: Path) -> list[str]:
@@ -13,10 +17,13 @@ def remove_all(bpf_root: Path, cgroup_root: Path) -> list[str]:
     The lock on the pins is the caller's to hold.
     """
     removed = cleanup(bpf_root, cgroup_root)
-    with contextlib.suppress(OSError):  # not there, a mount's own root, or not empty
+    try:
         bpf_root.rmdir()
-        removed = [*removed, f"directory {bpf_root}"]
-    return removed
+    except OSError as error:
+        if error.errno in _MAY_STAY:
+            return removed
+        raise DatapathError(f"the pins' directory {bpf_root} can't be removed: {error.strerror}") from error
+    return [*removed, f"directory {bpf_root}"]
 
 
 def leave_nothing(bpf_root: Path, cgroup_root: Path) -> list[str]:
