@@ -43,22 +43,15 @@ class Hooks:
                 answer = self._cluster.request("GET", f"{path}/namespaces/{self._namespace}/{do}")
                 for item in answer.body.get("items", ()):
                     meta = item["metadata"]
-                    if meta["uid"] not in self._done and "helm.sh/hook" in (meta.get("annotations") or {}):
+                    over = meta["uid"] in self._done or "conditions" in item.get("status", {})
+                    if not over and "helm.sh/hook" in (meta.get("annotations") or {}):
                         self._done.add(meta["uid"])
                         (self._do_job if do == "jobs" else self._do_pod)(item)
             time.sleep(LOOK_SECONDS)
 
     def _do_job(self, job: Manifest) -> None:
-        spec = job["spec"]["template"]["spec"]
-        token = self._cluster.token_for(spec["serviceAccountName"], self._namespace)
-        (container,) = spec["containers"]
-        assert container["command"] == ["lrp-controller"]
-        where = ["--kubeconfig", str(self._cluster.kubeconfig(token=token)), *self._flags]
-        command = [sys.executable, "-m", "lrp_operator.controller", *container["args"], *where]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        self.told.append(done.stdout + done.stderr)
+        good = self._run_program(job["spec"]["template"]["spec"])
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        good = done.returncode == 0
         kinds = ("SuccessCriteriaMet", "Complete") if good else ("FailureTarget", "Failed")
         status = {
             "startTime": now,
@@ -69,6 +62,21 @@ class Hooks:
             ],
         }
         self._tell("batch/v1", "Job", job, status)
+
+    def _run_program(self, spec: Manifest) -> bool:
+        """Run what a Job's pod would; whether it ended well. Without its account there can be no pod."""
+        account = spec["serviceAccountName"]
+        if not self._cluster.request("GET", f"/api/v1/namespaces/{self._namespace}/serviceaccounts/{account}"):
+            self.told.append(f"there is no ServiceAccount {account}")
+            return False
+        token = self._cluster.token_for(account, self._namespace)
+        (container,) = spec["containers"]
+        assert container["command"] == ["lrp-controller"]
+        where = ["--kubeconfig", str(self._cluster.kubeconfig(token=token)), *self._flags]
+        command = [sys.executable, "-m", "lrp_operator.controller", *container["args"], *where]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.told.append(done.stdout + done.stderr)
+        return done.returncode == 0
 
     def _do_pod(self, pod: Manifest) -> None:
         self.pods.append(pod["metadata"]["name"])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from lrp_operator.controller.main import app as controller_app
 from tests.cluster.apiserver import Cluster, Manifest
 from tests.cluster.charting import CHART, IMAGE, RELEASE, ChartError, Helm, Values, one
 from tests.cluster.conftest import CRDS
+from tests.cluster.faulty import FaultyProxy, Refuse
 from tests.cluster.following import heed, policy, to_address, until
 from tests.cluster.hooks import Hooks
 
@@ -393,6 +395,7 @@ def test_an_uninstall_that_fails_removes_nothing_and_is_tried_again(bare_cluster
 
     install()
     before = left(cluster)
+    assert "uninstall" not in str(before), "what only the uninstall needs is made by it"
     report = {"agentVersion": "1", "mode": "m", "inForce": True}
     kind = {"apiVersion": "lrp-operator.io/v1alpha1", "kind": "NodeRedirectState", "metadata": {"name": "worker-9"}}
     cluster.apply(kind | {"report": report})
@@ -400,9 +403,8 @@ def test_an_uninstall_that_fails_removes_nothing_and_is_tried_again(bare_cluster
         helm.run("uninstall", RELEASE, *where, kubeconfig=config)
     assert "worker-9: no agent is there to withdraw" in hooks.told[0]
     assert cluster.request("GET", ORDER).body["data"] == {"withdraw": "true"}
-    assert [line for line in left(cluster) if "uninstall" not in line] == [
-        line for line in before if "uninstall" not in line
-    ]
+    failed = f"/apis/batch/v1/namespaces/kube-system/jobs {RELEASE}-uninstall"
+    assert sorted(left(cluster)) == sorted([*before, failed]), "beside all that there was, the Job, to be read"
     # Helm upgrades no release that it has begun to remove.
     helm.run("rollback", RELEASE, "1", *where, kubeconfig=config)
     assert cluster.request("GET", ORDER).body["data"] == {"withdraw": "false"}, "the order is revoked"
@@ -414,6 +416,42 @@ def test_an_uninstall_that_fails_removes_nothing_and_is_tried_again(bare_cluster
     assert "nothing is left on 1 node" in hooks.told[-1]
     assert not left(cluster)
     assert not cluster.request("GET", "/apis/lrp-operator.io/v1alpha1/noderedirectstates").body["items"]
+
+
+def test_an_uninstall_that_helm_could_not_end_is_tried_again(bare_cluster: Cluster, helm: Helm) -> None:
+    """Agents have withdrawn, and Helm has begun to delete: the next one runs the Job again, and has all it takes."""
+    cluster, config = bare_cluster, bare_cluster.kubeconfig()
+    where = ["--namespace", "kube-system"]
+    helm.run("upgrade", "--install", RELEASE, CHART, *where, values=IMAGE, kubeconfig=config)
+    with Hooks(cluster) as hooks, FaultyProxy(cluster) as proxy:
+        proxy.add(Refuse(500, "InternalError"), "DELETE", "/daemonsets/")
+        cut_short = cluster.kubeconfig(token=cluster.token, server=proxy.url)
+        with pytest.raises(ChartError, match="failed to delete release"):
+            helm.run("uninstall", RELEASE, *where, kubeconfig=cut_short)
+        assert "every agent has withdrawn" in hooks.told[0]
+        assert [line.rpartition(" ")[2] for line in left(cluster)] == [f"{RELEASE}-agent"]
+        helm.run("uninstall", RELEASE, *where, kubeconfig=config)
+    assert "an earlier uninstall has come that far" in hooks.told[1]
+    assert not left(cluster)
+
+
+def test_an_upgrade_from_where_what_uninstalls_was_part_of_the_release(
+    bare_cluster: Cluster, helm: Helm, tmp_path: Path
+) -> None:
+    cluster, config = bare_cluster, bare_cluster.kubeconfig()
+    where = ["--namespace", "kube-system"]
+    older = shutil.copytree(CHART, tmp_path / CHART.name)
+    roles = older / "templates" / "uninstall" / "rbac.yaml"
+    lines = roles.read_text().splitlines(keepends=True)
+    roles.write_text("".join(line for line in lines if "lrp.uninstallHook" not in line))
+    helm.run("install", RELEASE, older, *where, values=IMAGE, kubeconfig=config)
+    assert sum(line.endswith("-uninstall") for line in left(cluster)) == 5
+    helm.run("upgrade", RELEASE, CHART, *where, values=IMAGE, kubeconfig=config)
+    assert "uninstall" not in str(left(cluster))
+    with Hooks(cluster) as hooks:
+        helm.run("uninstall", RELEASE, *where, kubeconfig=config)
+    assert "every agent has withdrawn" in hooks.told[0]
+    assert not left(cluster)
 
 
 def test_helm_test_cleans_up(bare_cluster: Cluster, helm: Helm) -> None:

@@ -176,8 +176,8 @@ def api(programs: None) -> Iterator[Cluster]:  # noqa: ARG001
 def ground(api: Cluster, chart: list[Manifest], tmp_path: Path) -> Iterator[KubeGround]:
     """Two nodes, an API server with what the chart has, and policies; the agent is not started yet."""
     for manifest in chart:
-        hook = "helm.sh/hook" in manifest["metadata"].get("annotations", {})
-        if not hook and manifest["kind"] != "CustomResourceDefinition":
+        test = manifest["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
+        if not test and manifest["kind"] not in ("CustomResourceDefinition", "Job"):
             api.apply(manifest)
     with KubeGround(tmp_path, api, chart) as ground, Relay(ground.node.netns, api.port):
         ground.redirect()

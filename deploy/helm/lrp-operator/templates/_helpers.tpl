@@ -127,3 +127,13 @@ terminationMessagePolicy: FallbackToLogsOnError
   value: {{ .Values.k8sServicePort | default "6443" | toString | quote }}
 {{- end }}
 {{- end }}
+
+{{/*
+What is there for an uninstall only, from its beginning; takes its weight. One that failed itself stays, for people to
+read, until the next time; the others go.
+*/}}
+{{- define "lrp.uninstallHook" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
