@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -20,8 +21,9 @@ from lrp_operator.agent.config import DEPRECATED, SETTINGS, ConfigError, Loaded,
 from lrp_operator.agent.doors import Doors
 from lrp_operator.agent.main import BPF_ROOT
 from lrp_operator.agent.main import app as agent_app
+from lrp_operator.api.withdrawal import labels_of_reports
 from lrp_operator.controller.main import app as controller_app
-from tests.cluster.apiserver import Cluster, Manifest
+from tests.cluster.apiserver import Answer, Cluster, Manifest
 from tests.cluster.charting import CHART, IMAGE, RELEASE, ChartError, Helm, Values, one
 from tests.cluster.conftest import CRDS
 from tests.cluster.faulty import FaultyProxy, Refuse
@@ -29,6 +31,7 @@ from tests.cluster.following import heed, policy, to_address, until
 from tests.cluster.hooks import Hooks
 
 POLICIES = "/apis/cilium.io/v2/ciliumlocalredirectpolicies"
+STATES = "/apis/lrp-operator.io/v1alpha1/noderedirectstates"
 LINK_LOCAL = ["169.254.0.0/16", "fe80::/10"]
 MODES: dict[str, Values] = {
     "nothing said": {},
@@ -385,6 +388,11 @@ def left(cluster: Cluster) -> list[str]:
     ]
 
 
+def state_of(node: str, release: str = RELEASE) -> Manifest:
+    meta = {"name": node, "labels": labels_of_reports(f"kube-system/{release}-withdraw")}
+    return {"apiVersion": "lrp-operator.io/v1alpha1", "kind": "NodeRedirectState", "metadata": meta}
+
+
 def test_an_uninstall_that_fails_removes_nothing_and_is_tried_again(bare_cluster: Cluster, helm: Helm) -> None:
     """A node's agent is gone: it is named, and all stays, until somebody has seen to it."""
     cluster, config = bare_cluster, bare_cluster.kubeconfig()
@@ -397,12 +405,12 @@ def test_an_uninstall_that_fails_removes_nothing_and_is_tried_again(bare_cluster
     before = left(cluster)
     assert "uninstall" not in str(before), "what only the uninstall needs is made by it"
     report = {"agentVersion": "1", "mode": "m", "inForce": True}
-    kind = {"apiVersion": "lrp-operator.io/v1alpha1", "kind": "NodeRedirectState", "metadata": {"name": "worker-9"}}
-    cluster.apply(kind | {"report": report})
+    state = state_of("worker-9")
+    cluster.apply(state | {"report": report})
     with Hooks(cluster, flags=("--timeout=3",)) as hooks, pytest.raises(ChartError, match="failed"):
         helm.run("uninstall", RELEASE, *where, kubeconfig=config)
     assert "worker-9: no agent is there to withdraw" in hooks.told[0]
-    assert cluster.request("GET", ORDER).body["data"] == {"withdraw": "true"}
+    assert "data" not in cluster.request("GET", ORDER).body, "the order stands"
     failed = f"/apis/batch/v1/namespaces/kube-system/jobs {RELEASE}-uninstall"
     assert sorted(left(cluster)) == sorted([*before, failed]), "beside all that there was, the Job, to be read"
     # Helm upgrades no release that it has begun to remove.
@@ -410,12 +418,12 @@ def test_an_uninstall_that_fails_removes_nothing_and_is_tried_again(bare_cluster
     assert cluster.request("GET", ORDER).body["data"] == {"withdraw": "false"}, "the order is revoked"
     install()
     with Hooks(cluster) as hooks, ThreadPoolExecutor() as agents:
-        agent = agents.submit(heed, cluster, ORDER, kind, report)
+        agent = agents.submit(heed, cluster, ORDER, state, report)
         helm.run("uninstall", RELEASE, *where, kubeconfig=config)
         agent.result()
     assert "nothing is left on 1 node" in hooks.told[-1]
     assert not left(cluster)
-    assert not cluster.request("GET", "/apis/lrp-operator.io/v1alpha1/noderedirectstates").body["items"]
+    assert not cluster.request("GET", STATES).body["items"]
 
 
 def test_an_uninstall_that_helm_could_not_end_is_tried_again(bare_cluster: Cluster, helm: Helm) -> None:
@@ -433,6 +441,72 @@ def test_an_uninstall_that_helm_could_not_end_is_tried_again(bare_cluster: Clust
         helm.run("uninstall", RELEASE, *where, kubeconfig=config)
     assert "an earlier uninstall has come that far" in hooks.told[1]
     assert not left(cluster)
+
+
+def test_another_release_keeps_its_nodes(bare_cluster: Cluster, helm: Helm) -> None:
+    cluster, config = bare_cluster, bare_cluster.kubeconfig()
+    where = ["--namespace", "kube-system"]
+    report = {"agentVersion": "1", "mode": "m", "inForce": True}
+    helm.run("install", RELEASE, CHART, *where, values=IMAGE, kubeconfig=config)
+    cluster.apply(state_of("theirs", release="another-lrp-operator") | {"report": report})
+    cluster.apply(state_of("ours") | {"report": report})
+    with Hooks(cluster, flags=("--timeout=20",)) as hooks, ThreadPoolExecutor() as agents:
+        agent = agents.submit(heed, cluster, ORDER, state_of("ours"), report)
+        helm.run("uninstall", RELEASE, *where, kubeconfig=config)
+        agent.result()
+    assert "nothing is left on 1 node" in hooks.told[0]
+    assert [item["metadata"]["name"] for item in cluster.request("GET", STATES).body["items"]] == ["theirs"]
+
+
+def test_without_the_kind_of_their_answers_it_is_told_at_once(bare_cluster: Cluster, helm: Helm) -> None:
+    """Also where Helm itself has removed it, with the agents: then there is nothing to wait for."""
+    cluster, config = bare_cluster, bare_cluster.kubeconfig()
+    where = ["--namespace", "kube-system"]
+    helm.run("install", RELEASE, CHART, *where, values=IMAGE, kubeconfig=config)
+    kind = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/noderedirectstates.lrp-operator.io"
+    labels = one(helm.template(), "DaemonSet")["spec"]["selector"]["matchLabels"]
+    spec = {"nodeName": "worker-1", "containers": [{"name": "agent", "image": "none"}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agent-1", "namespace": "kube-system"}, "spec": spec}
+    pod["metadata"]["labels"] = labels
+    cluster.apply(pod)
+    assert cluster.request("DELETE", kind)
+    with Hooks(cluster) as hooks:
+        with pytest.raises(ChartError, match="failed"):
+            helm.run("uninstall", RELEASE, *where, kubeconfig=config)
+        assert "no agent could say that it has withdrawn. Nothing was done" in hooks.told[0]
+        assert cluster.request("GET", ORDER).body["data"] == {"withdraw": "false"}
+        helm.run("rollback", RELEASE, "1", *where, kubeconfig=config)
+        assert cluster.request("GET", kind), "as is said"
+        assert cluster.request("DELETE", kind)
+        cluster.delete(pod)
+        helm.run("uninstall", RELEASE, *where, kubeconfig=config)
+        assert "an earlier uninstall has come that far" in hooks.told[1]
+    assert not left(cluster)
+
+
+def test_a_rollback_by_helm_4_revokes_the_order(cluster: Cluster, helm: Helm, namespace: str) -> None:
+    """It applies on the server's side, and gives way to whoever else owns a field; it is not built here."""
+    order = one(helm.template(namespace=namespace), "ConfigMap", "uninstall")
+    path = f"{cluster.path(order)}?fieldManager=helm&force=false"
+
+    def apply() -> Answer:
+        return cluster.request("PATCH", path, order, content_type="application/apply-patch+yaml")
+
+    assert apply()
+    by_hand = {"data": {"withdraw": "true"}}
+    assert cluster.request("PATCH", cluster.path(order), by_hand, content_type="application/merge-patch+json")
+    assert apply().status == 409, "as it would be if the Job wrote that"
+    where = [f"--kubeconfig={cluster.kubeconfig()}", f"--order={namespace}/{order['metadata']['name']}"]
+    command = [sys.executable, "-m", "lrp_operator.controller", "withdraw", *where, "--agents=a=b", "--agent-image=i"]
+    given: list[str] = []
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found = cluster.request("GET", cluster.path(order)).body
+        assert "data" not in found
+        given.append(found["metadata"]["resourceVersion"])
+    assert given[0] == given[1], "given again, it is the same order"
+    assert apply().body["data"] == {"withdraw": "false"}
 
 
 def test_an_upgrade_from_where_what_uninstalls_was_part_of_the_release(

@@ -27,6 +27,7 @@ from tests.cluster.following import QUICK, account, policy, service, to_service,
 from tests.unit.agent.fakes import FakeDatapath
 
 STATES = "/apis/lrp-operator.io/v1alpha1/noderedirectstates"
+ORDER = "lrp-operator-withdraw"
 
 
 class Forgetful(FakeDatapath):
@@ -133,7 +134,8 @@ async def reporting(cluster: Cluster, namespace: str, tmp_path: Path, pace: Pace
     )
     identity = Identity(node, loaded, loaded.datapath(tmp_path, tmp_path), datetime.now(UTC))
     view = View(identity, circle, pods, EventHub(datapath, worker, pods))
-    tasks = [asyncio.create_task(Reporter(source, view, circle, pace=pace).run()), asyncio.create_task(circle.run())]
+    reporter = Reporter(source, view, circle, order=f"{namespace}/{ORDER}", pace=pace)
+    tasks = [asyncio.create_task(reporter.run()), asyncio.create_task(circle.run())]
     yield Reporting(cluster, node, namespace, datapath, view, circle)
     assert not any(task.done() for task in tasks), tasks
     for task in tasks:
@@ -180,6 +182,23 @@ async def test_what_it_says(reporting: Reporting) -> None:
     await reporting.until(p=1)
     reporting.pod(ready=False)
     await reporting.until()
+
+
+async def test_whose_it_is(reporting: Reporting) -> None:
+    """Its release's, by the order that its agent goes by; also where an older agent did not say so."""
+    whose = {"lrp-operator.io/order-namespace": reporting.namespace, "lrp-operator.io/order-name": ORDER}
+    await reporting.until()
+    assert reporting.state()["metadata"]["labels"] == whose
+    meta = {"name": reporting.node}
+    older = {"apiVersion": "lrp-operator.io/v1alpha1", "kind": "NodeRedirectState", "metadata": meta}
+    report = {"agentVersion": "0", "mode": "m", "inForce": True}
+    reporting.cluster.apply(older | {"report": report}, manager="lrp-agent")
+    assert "labels" not in reporting.state()["metadata"]
+    reporting.cluster.apply(service("dns", reporting.namespace))
+    reporting.cluster.apply(policy("p", reporting.namespace, to_service("dns", reporting.namespace)))
+    reporting.pod()
+    await reporting.until(p=1)
+    assert reporting.state()["metadata"]["labels"] == whose
 
 
 async def test_nothing_is_written_while_nothing_changes(reporting: Reporting) -> None:

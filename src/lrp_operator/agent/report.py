@@ -33,6 +33,7 @@ from lrp_operator.api.nodestate import (
     NodeReport,
     PolicyReport,
 )
+from lrp_operator.api.withdrawal import labels_of_reports
 from lrp_operator.datapath.model import DatapathError
 from lrp_operator.resolve.model import FrontendReason, FrontendVerdict, PolicyVerdict
 from lrp_operator.sources.kube.backoff import Backoff, Pauses
@@ -58,7 +59,11 @@ USUAL = Pace()
 class Reporter:
     """Writes the report of a node."""
 
-    def __init__(self, source: KubernetesSource, view: View, circle: Circle, *, pace: Pace = USUAL) -> None:
+    def __init__(
+        self, source: KubernetesSource, view: View, circle: Circle, *, order: str = "", pace: Pace = USUAL
+    ) -> None:
+        """order: to withdraw, by which this agent goes, "namespace/name"; empty if by none."""
+        self._labels = labels_of_reports(order) if order else {}
         self._source = source
         self._view = view
         self._circle = circle
@@ -129,6 +134,7 @@ class Reporter:
             "kind": "NodeRedirectState",
             "metadata": {
                 "name": node,
+                "labels": self._labels,
                 "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": node, "uid": owner}],
             },
             "report": msgspec.to_builtins(report),

@@ -138,7 +138,8 @@ class Agent:
         hub = EventHub(self._datapath, self.worker, pods)
         view = View(identity, self._circle, pods, hub)
         self._server = Server(parts.doors, view, self._circle, hub)
-        self._reporter = Reporter(parts.report_to, view, self._circle) if parts.report_to else None
+        place = parts.order.place if parts.order else ""
+        self._reporter = Reporter(parts.report_to, view, self._circle, order=place) if parts.report_to else None
         remove = partial(parts.remove_all, parts.bpf_root, parts.cgroup_root)
         self._withdrawal = Withdrawal(self._circle, self._pins.hold_if_any, remove)
 

@@ -6,6 +6,9 @@
 A node is waited for if it has a report, or an agent that is ready, which will write one. So one whose agent is gone is
 waited for as well, and named in the end: what an agent has left in a kernel goes on redirecting, and only on that node
 can it be removed. Where that was done by hand and the report deleted, an agent that fails all the time does not count.
+
+Where the kind of the reports is not there any more, no agent can answer: that is told at once, and nothing is done. If
+there are no agents either, an earlier uninstall has come that far, and there is nothing to wait for.
 """
 
 import asyncio
@@ -15,14 +18,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from lrp_operator import __version__
 from lrp_operator.api.nodestate import GROUP, PLURAL, NodeRedirectState
 from lrp_operator.api.objects import ConfigMap, Pod
-from lrp_operator.api.withdrawal import ORDER_KEY, WITHDRAW
+from lrp_operator.api.withdrawal import ORDER_KEY, labels_of_reports
 from lrp_operator.controller import EXIT_FAILED
 from lrp_operator.controller.feeds import NODE_STATES
 from lrp_operator.sources.kube.backoff import Backoff, Pauses
@@ -36,6 +39,9 @@ GATHER_SECONDS = 1.0
 """So long what comes is gathered before it is told."""
 NAMED = 10
 """So many nodes are named in a line on how it goes; in the end, all."""
+KIND = f"{PLURAL}.{GROUP}"
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,15 @@ class Wanted:
     def namespace(self) -> str:
         """Where it all is."""
         return self.order.partition("/")[0]
+
+    @property
+    def reports(self) -> str:
+        """Label selector of the reports that answer: another release's nodes are its own business."""
+        return ",".join(f"{label}={value}" for label, value in labels_of_reports(self.order).items())
+
+
+class _Pods(msgspec.Struct, frozen=True):
+    items: list[Pod]
 
 
 def run(credentials: Credentials, wanted: Wanted) -> int:
@@ -98,7 +113,7 @@ class Withdrawal:
         self._wake = asyncio.Event()
         agents = Informer(self._client, PODS, namespace=wanted.namespace, label_selector=wanted.agents)
         self._pods = _Followed(agents, self._wake.set)
-        self._states = _Followed(Informer(self._client, NODE_STATES), self._wake.set)
+        self._states = _Followed(Informer(self._client, NODE_STATES, label_selector=wanted.reports), self._wake.set)
         self._problem = ""
         self._order = ""
 
@@ -107,6 +122,8 @@ class Withdrawal:
         async with self._client:
             try:
                 async with asyncio.timeout(self._wanted.seconds):
+                    if not await self._patiently(self._is_kind_there):
+                        return await self._without_answers()
                     await self._patiently(self._give_order)
                     await self._wait()
                     await self._patiently(self._delete_reports)
@@ -115,9 +132,32 @@ class Withdrawal:
                 return EXIT_FAILED
         return 0
 
+    async def _is_kind_there(self) -> bool:
+        try:
+            await self._client.request("GET", NODE_STATES.path(), {"limit": "1"})
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return False
+        return True
+
+    async def _without_answers(self) -> int:
+        """Nobody can say that they have withdrawn: tell, unless there is nobody; the exit code."""
+        if await self._patiently(self._count_agents):
+            sys.stderr.write(_NO_KIND)
+            return EXIT_FAILED
+        _say(f"the kind {KIND} has gone, and every agent: an earlier uninstall has come that far")
+        return 0
+
+    async def _count_agents(self) -> int:
+        """Count the agents' pods that are to stay."""
+        path, selected = PODS.path(self._wanted.namespace), {"labelSelector": self._wanted.agents}
+        answer = await self._client.request("GET", path, selected)
+        return sum(not pod.metadata.deletion_timestamp for pod in msgspec.json.decode(answer, type=_Pods).items)
+
     async def _give_order(self) -> None:
         namespace, _, name = self._wanted.order.partition("/")
-        body = json.dumps({"data": {ORDER_KEY: WITHDRAW}}).encode()
+        body = json.dumps({"data": {ORDER_KEY: None}}).encode()
         path = f"/api/v1/namespaces/{namespace}/configmaps/{name}"
         try:
             answer = await self._client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
@@ -148,10 +188,10 @@ class Withdrawal:
         _say(f"every agent has withdrawn: nothing is left on {_nodes(len(self._states.objects))}")
 
     async def _delete_reports(self) -> None:
-        await self._client.request("DELETE", NODE_STATES.path())
+        await self._client.request("DELETE", NODE_STATES.path(), {"labelSelector": self._wanted.reports})
 
-    async def _patiently(self, ask: Callable[[], Awaitable[None]]) -> None:
-        """Ask until the API server says yes."""
+    async def _patiently(self, ask: Callable[[], Awaitable[A]]) -> A:
+        """Ask until the API server answers."""
         backoff = Backoff(Pauses())
         while True:
             try:
@@ -190,7 +230,7 @@ class Withdrawal:
                 "What such an agent has put into its node's kernel goes on redirecting. Mend the agent, and uninstall",
                 "again. Where it can't be mended, remove everything by hand, and the report, and uninstall again:",
                 f"  {debug} -- lrp-agent cleanup --bpf-root=/host/sys/fs/bpf/lrp-operator",
-                f"  kubectl delete {PLURAL}.{GROUP} {node}",
+                f"  kubectl delete {KIND} {node}",
                 "A node that is gone for good needs the second only. `helm uninstall --no-hooks` leaves all as it is.",
             ]
         return "".join(f"{line}\n" for line in lines)
@@ -217,6 +257,15 @@ class _Followed(Generic[T]):
                     self.objects[known.metadata.key] = obj
                 self.synced, self.problem = change.synced, change.problem
                 self._changed()
+
+
+_NO_KIND = f"""\
+The kind {KIND} is not there, so no agent could say that it has withdrawn. Nothing was done.
+Install it again, and uninstall again:
+  kubectl apply -f deploy/crds/{PLURAL}.yaml
+`helm rollback` to the last revision does that too, where the chart has installed it. `helm uninstall --no-hooks` leaves
+what is in nodes' kernels, and it goes on redirecting.
+"""
 
 
 def _nodes(count: int) -> str:
