@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import Pod
+from lrp_operator.agent import EXIT_HELD
+from lrp_operator.agent.lock import PinsLock
 from lrp_operator.cli.client import AgentError
 from lrp_operator.kernel import bpf
 from lrp_operator.kernel.netns import in_netns
@@ -26,6 +29,7 @@ from tests.cluster.charting import RELEASE, Helm, one
 from tests.cluster.conftest import CRDS
 from tests.cluster.following import PATIENCE
 from tests.cluster.relay import Relay
+from tests.datapath.attach.ground import DROP, raw
 from tests.modes.ground import OWN_DNS, OWN_WEB, SHAPES, Ground, address_of, policy
 from tests.modes.modes import HOST_ONLY, SOCKETS, TC_ONLY, Mode
 from tests.modes.traffic import Seen, asking
@@ -34,6 +38,11 @@ pytestmark = pytest.mark.privileged
 
 STATES = "/apis/lrp-operator.io/v1alpha1/noderedirectstates"
 ORDER = f"/api/v1/namespaces/kube-system/configmaps/{RELEASE}-withdraw"
+MAY_READ_THE_ORDER = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "RoleBinding",
+    "metadata": {"name": f"{RELEASE}-agent", "namespace": "kube-system"},
+}
 SHORT = ("tcp", "udp", "udp-connected", "unconnected")
 SMALL = ("--bpf-lb-map-max", "512")
 
@@ -305,10 +314,39 @@ def test_nodes_that_do_not_withdraw_are_named(ground: KubeGround) -> None:
 
 def test_nothing_is_touched_before_the_order_is_known(ground: KubeGround) -> None:
     """And where it can't be read, that is what the agent says."""
-    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding"}
-    role["metadata"] = {"name": f"{RELEASE}-agent", "namespace": "kube-system"}  # type: ignore[assignment]
-    ground.cluster.delete(role)
+    ground.cluster.delete(MAY_READ_THE_ORDER)
     ground.start(SOCKETS, *SMALL)
     wait(lambda: "forbidden" in status_of(ground), "it to say so", ground.log)
     assert f"kube-system/{RELEASE}-withdraw" in status_of(ground)
     assert not ground.left_behind()
+
+
+def cut_off(ground: KubeGround, pod: Pod) -> None:
+    """Leave on a pod's link what an agent leaves that dies while it moves its programs."""
+    with raw(DROP, "lrp_moving") as barrier:
+        for hook in bpf.TcxHook:
+            attach = partial(bpf.attach_to_link, barrier, pod.veth.index, hook, bpf.Place.FIRST)
+            in_netns(ground.node.netns, attach)
+
+
+def test_a_pod_that_was_left_cut_off_does_not_wait_for_the_order(ground: KubeGround) -> None:
+    """By an agent that died while it moved its programs. The lock on the pins is held for that, as for all writes."""
+    ground.started(TC_ONLY, *SMALL)
+    wait(lambda: len(ground.attached()) > 1, "programs on links", ground.log)
+    ground.kill()
+    before, client = ground.attached(), ground.clients["routed"]
+    cut_off(ground, client)
+    assert ground.attached() != before
+    ground.cluster.delete(MAY_READ_THE_ORDER)
+    lock = PinsLock.take(ground.node.bpf / "lrp")
+    try:
+        ground.start(TC_ONLY, *SMALL)
+        assert ground.process
+        assert ground.process.wait(timeout=30) == EXIT_HELD
+    finally:
+        lock.release()
+    assert ground.attached() != before, "it is somebody else's to lift"
+    ground.start(TC_ONLY, *SMALL)
+    wait(lambda: "forbidden" in status_of(ground), "it to say that it waits", ground.log)
+    assert ground.attached() == before, "that, and nothing else, is removed"
+    assert f"{client.veth.name} was cut off by an agent that died: it is open again" in ground.log()

@@ -5,7 +5,8 @@
 
 Only two things end it early: another agent on the same pins or socket, and a bug. Everything else (no bpffs, no rights,
 no manifests) is told, at the doors and in the log, and tried again. Where an order can come, nothing is touched before
-it is known: else an agent that is started anew would put back what it has taken off the node.
+it is known: else an agent that is started anew would put back what it has taken off the node. Only what cuts a pod off,
+which an agent that died may have left, is lifted at once.
 """
 
 import asyncio
@@ -40,6 +41,7 @@ from lrp_operator.agent.sync import Outcome
 from lrp_operator.agent.view import Identity, View
 from lrp_operator.agent.withdraw import Order, Withdrawal
 from lrp_operator.agent.worker import Worker
+from lrp_operator.datapath.engine import lift_barriers
 from lrp_operator.datapath.model import DatapathError, DatapathSettings
 
 log = logging.getLogger(__name__)
@@ -54,8 +56,8 @@ TELL_AGAIN_SECONDS = 30.0
 class Parts:
     """What an agent is made of; tests put others in place.
 
-    report_to: the source whose cluster is told of this node. order: to withdraw, if one is to be heeded; remove_all is
-    what a withdrawal ends with.
+    report_to: the source whose cluster is told of this node. order: to withdraw, if one is to be heeded; lift_barriers
+    is what is done before it is known, remove_all what a withdrawal ends with.
     """
 
     node: str
@@ -69,6 +71,7 @@ class Parts:
     timing: Timing = field(default_factory=Timing)
     report_to: KubernetesSource | None = None
     order: Order | None = None
+    lift_barriers: Callable[[], None] = lift_barriers
     remove_all: Callable[[Path, Path], list[str]] = leave_nothing
 
 
@@ -200,6 +203,7 @@ class Agent:
         """Work until the cluster orders to withdraw; withdraw, and stay away until it orders the contrary."""
         beginning = self._circle.outcome
         self._circle.outcome = Outcome(opened=False, error=f"waiting to know whether to withdraw ({order.place})")
+        await self._lift_barriers()
         await order.until(lambda: order.known or bool(order.problem))
         if not order.known:
             log.warning("nothing is touched before the ConfigMap %s was read: %s", order.place, order.problem)
@@ -212,6 +216,23 @@ class Agent:
         await self._server.open()
         await _side_by_side(self._withdraw(order), order.until(lambda: order.revoked))
         log.info("the order to withdraw is revoked: ending, to be started anew")
+
+    async def _lift_barriers(self) -> None:
+        """A pod that an agent which died has left cut off does not wait for the API server. Raises LockHeldError."""
+        if not self._parts.bpf_root.is_dir():
+            return  # no agent has been here
+
+        def lift() -> None:
+            self._pins.hold()
+            try:
+                self._parts.lift_barriers()
+            finally:
+                self._pins.release()
+
+        try:
+            await self.worker.run(lift)
+        except DatapathError as error:
+            log.warning("%s", error)
 
     async def _withdraw(self, order: Order) -> None:
         """Take everything off the node, and tell it for ever: an uninstall that is repeated asks again."""

@@ -42,7 +42,7 @@ from lrp_operator.datapath.plan import TcBuild
 from lrp_operator.datapath.programs import Programs
 from lrp_operator.datapath.skips import SkipTable
 from lrp_operator.datapath.tables import Changes, Content, FamilyMaps, FamilyTable, IdPool, content_of
-from lrp_operator.datapath.tc import LinkLevel, take_off_everywhere
+from lrp_operator.datapath.tc import LinkLevel, lift_barriers_everywhere, take_off_everywhere
 from lrp_operator.kernel import bpf, features
 from lrp_operator.kernel.grace import wait_for_readers
 from lrp_operator.resolve.model import Delta, FrontendEntry, SkipEntry
@@ -591,6 +591,17 @@ def _family(ip_bytes: int) -> str:
 
 def _sum(rows: list[tuple[int, ...]]) -> Hits:
     return Hits(*(sum(column) for column in zip(*rows, strict=True))) if rows else Hits()
+
+
+def lift_barriers() -> None:
+    """Open pods' links that an agent which died has left cut off (see `links`); nothing else is touched.
+
+    Opening the datapath does that too; this is for who may not open it yet. Raises DatapathError.
+    """
+    try:
+        lift_barriers_everywhere(tcx=features.probe().tcx)
+    except OSError as error:
+        raise DatapathError(f"what an agent that died may have left on pods' links can't be removed: {error}") from error
 
 
 def cleanup(bpf_root: Path, cgroup_root: Path) -> list[str]:

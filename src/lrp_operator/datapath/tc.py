@@ -14,7 +14,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from lrp_operator.api.addresses import L4Addr, Protocol
@@ -49,7 +49,7 @@ class LinkLevel:
         self._finder = PodFinder()
         self._resources.callback(self._finder.close)
         self._flows = {ip_bytes: self._open_flows(ip_bytes, digit) for ip_bytes, digit in _FAMILIES.items()}
-        self._take_down()
+        _lift_barriers(self._finder, self._links)
         self._found = Found({}, {})
         self._standing: dict[PodInterface, Standing] = {}
         self.waiting = 0  # links whose turn has not come
@@ -61,16 +61,6 @@ class LinkLevel:
         for opened in maps:
             self._resources.callback(opened.close)
         return FlowTable(ip_bytes, *maps)
-
-    def _take_down(self) -> None:
-        """An agent that died while it moved programs has left a pod cut off: see `links`."""
-        for link in self._finder.all_links():
-            try:
-                if self._links.take_down(link.index):
-                    log.warning("%s was cut off by an agent that died: it is open again", link.name)
-            except OSError as error:
-                if not is_gone(error):
-                    raise
 
     def close(self) -> None:
         """Let go; what is attached stays."""
@@ -249,17 +239,29 @@ class LinkLevel:
 
 def take_off_everywhere(*, tcx: bool) -> list[str]:
     """Remove programs of ours from every link of this network namespace; the links' names. Raises OSError."""
-    links, finder = LinkPrograms({}, tcx=tcx), PodFinder()
+    with closing(LinkPrograms({}, tcx=tcx)) as links, closing(PodFinder()) as finder:
+        return _everywhere(finder, links.take_off)
+
+
+def lift_barriers_everywhere(*, tcx: bool) -> None:
+    """Open the links of pods that an agent which died in the middle of a move has left cut off. Raises OSError."""
+    with closing(LinkPrograms({}, tcx=tcx)) as links, closing(PodFinder()) as finder:
+        _lift_barriers(finder, links)
+
+
+def _lift_barriers(finder: PodFinder, links: LinkPrograms) -> None:
+    for name in _everywhere(finder, links.take_down):
+        log.warning("%s was cut off by an agent that died: it is open again", name)
+
+
+def _everywhere(finder: PodFinder, remove: Callable[[int], bool]) -> list[str]:
+    """Remove something from every link, by its number; the names of those that had it."""
     names = []
-    try:
-        for link in finder.all_links():
-            try:
-                if links.take_off(link.index):
-                    names.append(link.name)
-            except OSError as error:
-                if not is_gone(error):
-                    raise
-    finally:
-        links.close()
-        finder.close()
+    for link in finder.all_links():
+        try:
+            if remove(link.index):
+                names.append(link.name)
+        except OSError as error:
+            if not is_gone(error):
+                raise
     return names
