@@ -601,7 +601,7 @@ def lift_barriers() -> None:
     try:
         lift_barriers_everywhere(tcx=features.probe().tcx)
     except OSError as error:
-        raise DatapathError(f"what an agent that died may have left on pods' links can't be removed: {error}") from error
+        raise DatapathError(f"pods that an agent which died has cut off may stay so: {error}") from error
 
 
 def cleanup(bpf_root: Path, cgroup_root: Path) -> list[str]:
