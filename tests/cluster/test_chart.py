@@ -343,7 +343,8 @@ async def test_it_is_installed_changed_and_removed(bare_cluster: Cluster, helm: 
         values = mode | {"bpf": {"autoMount": {"enabled": True}}}
         notes = install(values)
         assert slices_allowed(cluster) == bool(values.get("kubeProxyReplacement"))
-        assert ("k8sServiceHost" in notes) == bool(values.get("kubeProxyReplacement"))
+        for word in ("k8sServiceHost", "nor the uninstall's Job once agents withdraw"):
+            assert (word in notes) == bool(values.get("kubeProxyReplacement"))
         for kind in ("DaemonSet", "Deployment"):
             start_a_pod(cluster, one(helm.template(values), kind))
     kept = policy("kept", "default", to_address("169.254.20.10"))
