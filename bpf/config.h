@@ -73,8 +73,8 @@
 #define LRP_ENDED_LIFETIME 10
 
 /*
- * What is on its way between a SYN and its answer is looked for so long after the SYN, in units of flow.seen; and in how
- * many places (a power of two) it is noted that there was one.
+ * What is on its way between a SYN and its answer is looked for so long after the SYN, in units of flow.seen; and how many
+ * SYNs leave a mark for that (a power of two).
  */
 #define LRP_ASKING_LIFETIME 2
 #define LRP_ASKING 4096

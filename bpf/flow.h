@@ -467,22 +467,20 @@ INLINE void F(find_on_link)(struct __sk_buff *skb, const struct F(packet) * p, s
 /* TCP: a SYN of a flow passes. */
 INLINE void F(note_asking)(const struct F(flow_key) * key, const struct F(flow) * flow, u32 now)
 {
-	u32 *at = asking_at(key->tuple.sport, key->tuple.dport, key->ifindex);
-	u32 *back = asking_at(flow->becomes.sport, flow->becomes.dport, key->ifindex);
+	u32 mark = mark_of(key->tuple.sport, key->tuple.dport, key->ifindex);
+	u32 back = mark_of(flow->becomes.sport, flow->becomes.dport, key->ifindex);
 
-	if (at)
-		*at = now;
-	if (back)
-		*back = now;
+	leave_mark(mark, now);
+	if (back != mark)
+		leave_mark(back, now);
 }
 
 /* TCP: a packet that is in no connection that was answered, but may be about one that was not yet. */
 INLINE enum verdict F(interject)(const struct F(packet) * p, struct F(flow) * becomes, u32 now)
 {
-	u32 *at = asking_at(p->key.tuple.sport, p->key.tuple.dport, p->key.ifindex);
 	struct F(flow) *flow = NULL;
 
-	if (at && now - *at <= LRP_ASKING_LIFETIME)
+	if (finds_mark(mark_of(p->key.tuple.sport, p->key.tuple.dport, p->key.ifindex), now))
 		flow = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
 	if (!flow || flow->flags & FLOW_RESET || !F(is_alive)(flow, IPPROTO_TCP, now))
 		return PASS;

@@ -24,18 +24,40 @@ BPF_PERCPU_ARRAY(work_areas4, struct work4, 1);
 BPF_PERCPU_ARRAY(work_areas6, struct work6, 1);
 
 /*
- * When a SYN of a flow passed last (in units of flow.seen), by a hash of the flow's ports and link: almost all packets
- * that are in no table of established connections learn here, without a look-up, that they are in no other either.
+ * SYNs of flows that passed last: each leaves a mark of its ports, its link and the time. Almost all packets that are in
+ * no table of established connections learn here, without a look-up, that they are in no other either.
  */
 BPF_ARRAY(asking, u32, LRP_ASKING);
 
-/* Where that is; the same for packets and their replies. */
-INLINE u32 *asking_at(__be16 port, __be16 other, u32 ifindex)
+#define MARK_TIME 0xff /* the bits that tell when: the last ones of a time in units of flow.seen */
+
+/* What SYNs of these ports leave, but for the time. It is the same for packets and their replies. */
+INLINE u32 mark_of(__be16 port, __be16 other, u32 ifindex)
 {
-	u32 ports = port ^ other;
-	int place = (ports ^ ports >> 8 ^ ifindex * 31) & (LRP_ASKING - 1);
+	return ((port ^ other) * 0x9e3779b1 ^ ifindex * 0x85ebca6b) & ~MARK_TIME;
+}
+
+/* Where they leave it. */
+INLINE u32 *asking_at(u32 mark)
+{
+	int place = mark / (0xffffffff / LRP_ASKING + 1);
 
 	return asking.lookup(&place);
+}
+
+INLINE void leave_mark(u32 mark, u32 now)
+{
+	u32 *at = asking_at(mark);
+
+	if (at)
+		*at = mark | (now & MARK_TIME);
+}
+
+INLINE bool finds_mark(u32 mark, u32 now)
+{
+	u32 *at = asking_at(mark);
+
+	return at && (*at & ~MARK_TIME) == mark && ((now - *at) & MARK_TIME) <= LRP_ASKING_LIFETIME;
 }
 
 INLINE struct work4 *work_area4(void)

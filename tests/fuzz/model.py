@@ -21,7 +21,7 @@ WHOLE, FIRST, LATER = "whole", "first", "later"
 LOOPBACK = {4: bytes((169, 254, 42, 1)), 16: bytes.fromhex("0100 0000 0000 0001 0000 0000 0000 2a01")}
 OTHER_PORTS = range(61000, 61000 + 4096)
 SILENT, ENDED = 60, 10  # ticks (2^30 ns) after which a flow's port may be given to another
-ASKING = 2  # ticks after a SYN in which what is about its unanswered connection is surely known
+ASKING = 2  # ticks after a SYN in which what is about its unanswered connection is known
 MOST_EXTENSIONS = 6
 
 Address = tuple[bytes, int]  # IP, port
@@ -487,15 +487,15 @@ class Model:
         return self._backward(run, packet, leg.talk) if is_reply else self._forward(run, packet, leg.talk)
 
     def _interjects(self, run: Run, packet: Packet) -> str:
-        """What is said between a SYN and its answer. Later on, the program may know it by chance."""
+        """What is said between a SYN and its answer. The program may miss it where many ask, and know it long after."""
         ends = packet.sender, packet.receiver
         leg = self.asked.get((run.link, packet.protocol, *ends)) if run.hook == OUT else None
         asks = leg is not None
         leg = leg or self.owed.get((run.link, run.hook, packet.protocol, *ends))
         if leg is None or "reset" in leg.ends or not leg.is_alive(run.now):
             return self._passes(run, packet)
-        if run.now - leg.syn > ASKING and run.verdict == PASS and run.out == run.frame:
-            return self._passes(run, packet)
+        if run.verdict == PASS and run.out == run.frame and not leg.talk.is_plain:
+            return "passed" if run.now - leg.syn > ASKING else "missed"
         self._forward(run, packet, leg.talk) if asks else self._backward(run, packet, leg.talk)
         return "interjection"
 

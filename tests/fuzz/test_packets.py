@@ -28,3 +28,4 @@ def test_every_packet_becomes_what_it_must() -> None:
 
         for report in in_netns(node.netns, both):
             assert report.words.keys() >= _WORDS, report
+            assert report.words["missed"] * 20 < report.words["interjection"], report
