@@ -7,7 +7,8 @@ itself; it is ended too where the settings ask for it.
 Level-triggered: a socket is stale when it remembers a backend that its frontend has not (any more), whenever and by
 whomever the maps were changed; an agent that was killed between the change and the ending is made up for by the next.
 What sockets remember is read from the kernel (`remembered`); one that its owner connected to the pod's own address
-remembers nothing and is left alone.
+remembers nothing and is left alone. Where somebody is exempt from a policy, its frontend has the original's backends
+besides, and a socket does not tell whose it has: it is left alone while its backend is one of either.
 
 Where the kernel can't list what sockets remember, sockets are ended by their remote address instead, once no frontend
 has that backend any more; then a socket connected to the pod's own address is ended as well.

@@ -227,11 +227,16 @@ class LinkLevel:
             self._flows[len(flow.source.ip)].remove(flow)
 
     def leave_if_idle(self) -> bool:
-        """Leaving: take the programs off once no flow is left. True: it is done, and nothing of the level is left."""
+        """Leaving: take the programs off once no flow is left; of many links, of some at each call.
+
+        True: it is done, and nothing of the level is left.
+        """
         if any(table.any_alive() for table in self._flows.values()):
             return False
+        until = time.monotonic() + ATTACH_SECONDS
         for link in self._finder.all_links():
-            self._take_off(link.index)
+            if self._take_off(link.index) and time.monotonic() > until:
+                return False
         shutil.rmtree(self._folder)
         log.info("the last flow of the TC level has ended: its programs are removed")
         return True

@@ -138,3 +138,22 @@ def test_the_level_that_leaves_serves_until_all_links_have_had_their_turn(ground
             after.flush(complete=True)
     finally:
         in_netns(ground.node.netns, lambda: cleanup(ground.settings.bpf_root, ground.settings.cgroup_root))
+
+
+def test_the_level_that_leaves_takes_its_programs_off_bit_by_bit(ground: Ground, pods: list[Pod]) -> None:
+    """From the TC level to the socket level, and no flow is left."""
+    sockets = replace(ground.settings, socket_level=SocketLevel.EVERYWHERE, tc_level=TcLevel.OFF)
+    try:
+        with ground.datapath() as before:
+            before.want_pods(places(pods))
+            while before.flush(complete=True).again_in:
+                pass
+        with InNode(ground.node, sockets) as after:
+            after.flush(complete=True)
+            left = [5]
+            while after.status().flows:
+                after.reconcile()
+                left.append(sum(bool(ground.ours_on(pod.veth.index)) for pod in pods))
+            assert sorted(set(left)) == [0, 1, 2, 3, 4, 5], "one at a time, of all pods'"
+    finally:
+        in_netns(ground.node.netns, lambda: cleanup(ground.settings.bpf_root, ground.settings.cgroup_root))
