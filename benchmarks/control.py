@@ -30,6 +30,7 @@ from lrp_operator.datapath.engine import Datapath, cleanup
 from lrp_operator.datapath.model import DatapathSettings
 from lrp_operator.kernel import bpf
 from lrp_operator.kernel.netns import in_netns
+from lrp_operator.loader.kept import VARIABLE
 from lrp_operator.resolve.model import Delta, FrontendEntry
 
 FRONTENDS, PODS, POLICIES = 10_000, 250, 100
@@ -70,6 +71,7 @@ class Measures:
             "open-full": Measure(f"Datapath.open(), {current}, {FRONTENDS:,} frontends"),
             "adopt": Measure("the same frontends wanted again after that: update, flush"),
             "ready-fresh": Measure(f"lrp-agent, exec to ready, {nothing}", target=1.5),
+            "ready-booted": Measure("lrp-agent, exec to ready, after a boot (builds are kept)"),
             "ready-current": Measure(f"lrp-agent, exec to ready, {current}", target=0.6),
             "rss": Measure(f"lrp-agent's RSS, {PODS} pods, {POLICIES} policies, scraped once", "MiB", 60),
         }
@@ -189,9 +191,10 @@ def _agent(node: Node, manifests: Path, state: Path, measures: Measures) -> None
     program = Path(sys.executable).parent / "lrp-agent"
     options = ["--manifests", str(manifests), "--node-name", node.name, "--bpf-lb-sock", "true"]
     command = [str(program), *options, "--cgroup-root", str(cgroup), "--bpf-root", str(pins)]
-    for name in ("ready-fresh", "ready-current"):
+    kept = {VARIABLE: str(state.with_suffix(".kept"))}
+    for name in ("ready-fresh", "ready-booted", "ready-current"):
         with state.with_suffix(".log").open("wb") as log:
-            environment = os.environ | {"LRP_API_SOCKET": str(state.with_suffix(".sock"))}
+            environment = os.environ | kept | {"LRP_API_SOCKET": str(state.with_suffix(".sock"))}
             loop = reference_loop()
             began = time.perf_counter()
             agent = node.popen(command, env=environment, stdout=log, stderr=log)
@@ -201,6 +204,8 @@ def _agent(node: Node, manifests: Path, state: Path, measures: Measures) -> None
             measures.add("rss", _resident_mib(node), loop)
         agent.terminate()
         agent.wait(timeout=10)
+        if name == "ready-fresh":
+            cleanup(pins, cgroup)  # as a boot does
     cleanup(pins, cgroup)
 
 

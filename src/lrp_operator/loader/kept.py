@@ -14,7 +14,6 @@ import hashlib
 import os
 import platform
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,9 +122,9 @@ class Store:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._refuse_others()
         raw = msgspec.msgpack.encode(kept)
-        with tempfile.NamedTemporaryFile(dir=self.directory, prefix="unfinished-", delete=False) as file:
-            file.write(hashlib.sha256(raw).digest() + raw)
-        Path(file.name).rename(self.directory / name)
+        unfinished = self.directory / f"{name}-unfinished-{os.getpid()}"
+        unfinished.write_bytes(hashlib.sha256(raw).digest() + raw)
+        unfinished.rename(self.directory / name)
         for path in sorted(self.directory.iterdir(), key=lambda path: path.stat().st_mtime)[:-FILES]:
             path.unlink()
 
