@@ -69,17 +69,18 @@ e2e-kind: setup image ## The same on a kind cluster (needs Docker and kind)
 unit: setup ## Run the tests that need neither root nor an API server
 	$(BIN)/pytest -m "not privileged and not cluster"
 
+C_SOURCES := $(wildcard bpf/*.[ch] benchmarks/*.c benchmarks/*/*.c tests/*/*.c tests/*/*/*.c)
 lint: setup ## Check style, types, the import contract, generated files and the C format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	clang-format --dry-run --Werror bpf/*.c bpf/*.h benchmarks/*.c benchmarks/prototype/*.c
+	clang-format --dry-run --Werror $(C_SOURCES)
 
 format: setup ## Rewrite sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	clang-format -i bpf/*.c bpf/*.h benchmarks/*.c benchmarks/prototype/*.c
+	clang-format -i $(C_SOURCES)
 
 generate: setup ## Write deploy/crds anew from the models in api/
 	$(BIN)/python -m lrp_operator.api.schema

@@ -245,8 +245,8 @@ static int new_socket(char way, int type)
 		die("socket");
 	setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 	setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
-	if (type == SOCK_STREAM)
-		setsockopt(sock, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once)); /* no TIME_WAIT: ports would run out */
+	if (type == SOCK_STREAM) /* no TIME_WAIT: ports would run out */
+		setsockopt(sock, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 	return sock;
 }
 
@@ -406,7 +406,8 @@ static int ask(char **words)
 	printf("{\"asked\": {");
 	for (kind = 0; kind < kind_count; kind++)
 		for (way = 0; way < way_count; way++)
-			printf("%s\"%c%c\": %ld", kind + way ? ", " : "", kinds[kind], ways[way], asked[kind * way_count + way]);
+			printf("%s\"%c%c\": %ld", kind + way ? ", " : "", kinds[kind], ways[way],
+			       asked[kind * way_count + way]);
 	printf("}, ");
 	tell();
 	return 0;
