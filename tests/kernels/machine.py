@@ -70,8 +70,7 @@ def run(kernel: UnpackedKernel, busybox: Path, checks: Sequence[str], limits: Li
     """Boot a kernel, have it do checks, and yield what it says. Raises MachineError where it comes to no end."""
     with ExitStack() as stack:
         room = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lrp-kernel-")))
-        console = kernel.directory / "console.log"
-        console.write_bytes(b"")
+        console = _new_console(kernel)
         _write_initramfs(room / "initramfs", kernel, busybox, checks)
         sharer = _start(stack, _share(room / "files.sock"), room / "files.log")
         _wait_for(room / "files.sock", sharer, room / "files.log")
@@ -86,6 +85,14 @@ def run(kernel: UnpackedKernel, busybox: Path, checks: Sequence[str], limits: Li
             yield said
         if not ended:
             raise _lost(f"the guest ended before its last check: {_last(room / 'qemu.log')}", console)
+        console.unlink()
+
+
+def _new_console(kernel: UnpackedKernel) -> Path:
+    """A file for the kernel's messages, of this guest alone. It stays where the guest is lost."""
+    descriptor, path = tempfile.mkstemp(".log", "console-", kernel.directory)
+    os.close(descriptor)
+    return Path(path)
 
 
 def _qemu(kernel: UnpackedKernel, room: Path, console: Path) -> list[str]:
