@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from tests.e2e import pods
-from tests.e2e.client import cluster_dns, my_service
+from tests.e2e.client import cluster_dns, my_service, ways
 from tests.e2e.terminal import Terminal, eventually
 
 POD = "asker"
@@ -46,7 +46,8 @@ class Asker:
         if self.terminal.quietly(f"kubectl get pod {POD} --ignore-not-found"):
             return
         dns = f"dns://{cluster_dns(self.terminal)}:53/kubernetes.default.svc.cluster.local"
-        self.start({"my-service": my_service(self.terminal), "cluster DNS": dns})
+        services = {way.service: my_service(self.terminal, way) for way in ways(self.terminal)}
+        self.start({**services, "cluster DNS": dns})
 
     def seen(self) -> dict[str, Seen]:
         """What it has seen so far, by target."""

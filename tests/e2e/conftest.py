@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.asker import Asker
-from tests.e2e.client import set_stage
+from tests.e2e.client import redirect_addresses, set_stage
 from tests.e2e.hands import Hands
 from tests.e2e.release import Release
 from tests.e2e.terminal import MEASURED, Terminal
@@ -66,9 +66,9 @@ def hands() -> Hands:
 
 @pytest.fixture(scope="module")
 def installed(terminal: Terminal, release: Release) -> Release:
-    """The release, installed, with the walk's pods and its policy for an address in force."""
+    """The release, installed, with the walk's pods and its policies for an address."""
     set_stage(terminal)
     if not release.installed():
         release.install("sockets")
-    terminal("kubectl apply -f examples/lrp-addr.yaml")
+    redirect_addresses(terminal)
     return release

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from lab.naming import born
 from tests.e2e import units
-from tests.e2e.units import NODE, NODE_IP, WORLD_IP
+from tests.e2e.units import NODE, NODE_IP, NODE_IP6, WORLD_IP, WORLD_IP6
 
 ROOMS = Path("/var/tmp")  # noqa: S108 (a disk, where /tmp may be memory; the names are our own)
 PREFIX = "lrp-e2e-"
@@ -44,9 +44,12 @@ def make_world() -> None:
     _ip("address", "add", f"{METADATA_IP}/32", "dev", "lo")  # the cloud's metadata service, as it were
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
+    if not Path("/proc/sys/net/ipv6").exists():
+        raise NodeError("the node needs a machine with IPv6, and this one's kernel has it switched off")
 
 class Node:
     """The node, from the machine's side. room: its directory. Made in the world, by the process that it dies with."""
+    Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
 
     def __init__(self, cni: units.Cni = "bridge", proxy: units.ProxyMode = "iptables") -> None:
         self.name = f"{PREFIX}{os.getpid()}"
@@ -130,12 +133,15 @@ def _join(pid: int) -> None:
     inside = ["nsenter", "--net", "--uts", "--target", str(pid)]
     for command in (
         ["hostname", NODE],
+    _ip("address", "add", f"{WORLD_IP6}/64", "dev", "node0", "nodad")
         ["ip", "link", "set", "lo", "up"],
         ["ip", "address", "add", f"{NODE_IP}/24", "dev", "eth0"],
         ["ip", "link", "set", "eth0", "up"],
         ["ip", "route", "add", "default", "via", WORLD_IP],
-        ["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"],
+        ["ip", "route", "add", "default", "via", WORLD_IP6],
+        ["sysctl", "-q", "-w", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"],
     ):
+        ["ip", "address", "add", f"{NODE_IP6}/64", "dev", "eth0", "nodad"],
         _run([*inside, *command])
 
 

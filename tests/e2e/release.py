@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.e2e.client import IPV6
+from tests.e2e.node import hierarchies
 from tests.e2e.terminal import Terminal
 from tests.e2e.units import NODE_IP
 
@@ -19,6 +21,8 @@ MODES: dict[Mode, list[str]] = {
     "replace": ["kubeProxyReplacement=true"],
     "host-only": ["kubeProxyReplacement=true", "socketLB.hostNamespaceOnly=true"],
 }
+# What policies may take: link-local addresses, as by default, and the one of the walk over IPv6.
+ALLOWED = f"'localRedirectPolicies.addressMatcherCIDRs={{169.254.0.0/16,fe80::/10,{IPV6.ip}/128}}'"
 # Both programs' pods.
 AGENT, CONTROLLER = "daemonset/lrp-operator-agent", "deployment/lrp-operator-controller"
 AGENTS = f"-n {NAMESPACE} pods -l app.kubernetes.io/component=agent"
@@ -82,7 +86,7 @@ class Release:
         return found[0]
 
     def _flags(self, chart: str | Path, mode: Mode, more: Sequence[str] = ()) -> str:
-        said = [*MODES[mode], *more, "image.registry=localhost", "image.pullPolicy=Never"]
+        said = [*MODES[mode], *more, ALLOWED, "image.registry=localhost", "image.pullPolicy=Never"]
         if "LRP_E2E_NODE" in os.environ:
             said.append("cgroup.hostRoot=/sys/fs/cgroup/unified")
             if "kubeProxyReplacement=true" in said:

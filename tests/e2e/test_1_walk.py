@@ -1,12 +1,13 @@
 """The walk of the seed: install, an address, a Service; each step shows what a person would see."""
 
+import os
 import re
 import time
 
 import pytest
 
 from tests.e2e.asker import Asker
-from tests.e2e.client import ADDRESS, curl, my_service, set_stage
+from tests.e2e.client import ADDRESS, IPV6, curl, my_service, redirect_addresses, set_stage, ways
 from tests.e2e.release import AGENT, CONTROLLER, Release
 from tests.e2e.terminal import Terminal, eventually
 
@@ -93,6 +94,25 @@ def test_deleted_policy_moves_it_back(terminal: Terminal, release: Release, aske
     terminal("kubectl delete clrp lrp-svc")
     eventually(lambda: curl(terminal, url) == "hello from web")
     release.agent("lrpctl lrp list")
+    asker.nothing_lost()
+
+
+def test_ipv6(terminal: Terminal, release: Release, asker: Asker) -> None:
+    """The same once more, with an address and a Service of IPv6."""
+    if IPV6 not in ways(terminal):
+        assert "LRP_E2E_NODE" not in os.environ, "a node of our own has both kinds of IP"
+        pytest.skip("pods have no IPv6 addresses here")
+    assert "curl: (" in curl(terminal, IPV6.address, check=False)
+    redirect_addresses(terminal)
+    eventually(lambda: curl(terminal, IPV6.address, check=False) == "hello from lrp-pod")
+    assert release.row("[fd00:ec2::254]:8080/TCP")[1] == "LocalRedirect"
+    url = my_service(terminal, IPV6)
+    assert curl(terminal, url) == "hello from web"
+    terminal.apply(IPV6.manifest("lrp-svc.yaml"))
+    eventually(lambda: curl(terminal, url) == "hello from lrp-pod")
+    assert release.row(f"{url.removeprefix('http://').rstrip('/')}:80/TCP")[1] == "LocalRedirect"
+    terminal(f"kubectl delete clrp {IPV6.service_policy}")
+    eventually(lambda: curl(terminal, url) == "hello from web")
     asker.nothing_lost()
 
 

@@ -13,7 +13,7 @@ import pytest
 from lrp_operator import __version__
 from tests.cluster import binaries
 from tests.e2e.asker import Asker
-from tests.e2e.client import ADDRESS, curl, my_service
+from tests.e2e.client import curl, in_url, my_service, ways
 from tests.e2e.hands import Hands
 from tests.e2e.release import AGENT, CHART, Mode, Release
 from tests.e2e.terminal import Terminal, eventually
@@ -28,12 +28,14 @@ def nothing_lost(installed: Release, asker: Asker) -> Iterator[None]:  # noqa: A
 
 
 def walk(terminal: Terminal) -> None:
-    """Redirects of both kinds work; and without its policy the Service is its own again."""
-    terminal("kubectl apply -f examples/lrp-svc.yaml")
-    eventually(lambda: curl(terminal, my_service(terminal)) == "hello from lrp-pod")
-    assert curl(terminal, ADDRESS) == "hello from lrp-pod"
-    terminal("kubectl delete clrp lrp-svc")
-    eventually(lambda: curl(terminal, my_service(terminal)) == "hello from web")
+    """Redirects of both kinds work; and without its policy the Service is its own again. Over IPv6, too."""
+    for way in ways(terminal):
+        url = my_service(terminal, way)
+        terminal.apply(way.manifest("lrp-svc.yaml"))
+        eventually(lambda url=url: curl(terminal, url) == "hello from lrp-pod")
+        assert curl(terminal, way.address) == "hello from lrp-pod"
+        terminal(f"kubectl delete clrp {way.service_policy}")
+        eventually(lambda url=url: curl(terminal, url) == "hello from web")
 
 
 @pytest.mark.parametrize("mode", ["tc", "sockets"])
@@ -54,10 +56,15 @@ def test_instead_of_kube_proxy(terminal: Terminal, release: Release, mode: Mode)
     service = terminal.get("service my-service")
     terminal.apply({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": f"new-{mode}", "namespace": "default"},
-        "spec": {"selector": service["spec"]["selector"], "ports": [{"port": 81, "targetPort": 8080}]},
+        "spec": {
+            "selector": service["spec"]["selector"], "ports": [{"port": 81, "targetPort": 8080}],
+            "ipFamilyPolicy": "PreferDualStack",
+        },
     })  # fmt: skip
-    address = terminal.get(f"service new-{mode}")["spec"]["clusterIP"]
-    eventually(lambda: curl(terminal, f"http://{address}:81/") == "hello from web")
+    addresses = terminal.get(f"service new-{mode}")["spec"]["clusterIPs"]
+    assert len(addresses) == len(ways(terminal))
+    for url in [f"http://{in_url(address)}:81/" for address in addresses]:
+        eventually(lambda url=url: curl(terminal, url) == "hello from web")
     terminal(f"kubectl delete service new-{mode}")
 
 
@@ -66,18 +73,19 @@ def without_kube_proxy(terminal: Terminal, hands: Hands) -> None:
     terminal.say("kube-proxy is stopped, and its rules are removed (kube-proxy --cleanup).")
     hands.stop("kube-proxy")
     hands.run(str(binaries.program("kube-proxy")), "--cleanup")
-    assert "my-service" not in rules(hands)
+    assert not any("my-service" in found for found in rules(hands))
 
 
-def rules(hands: Hands) -> str:
-    """What kube-proxy has told the kernel, in either of its modes."""
-    return hands.run("sh", "-c", "iptables-save; nft list table ip kube-proxy || true")
+def rules(hands: Hands) -> list[str]:
+    """What kube-proxy has told the kernel, in either of its modes: for IPv4, for IPv6."""
+    kinds = [("iptables-save", "ip"), ("ip6tables-save", "ip6")]
+    return [hands.run("sh", "-c", f"{save}; nft list table {family} kube-proxy || true") for save, family in kinds]
 
 
 def test_kube_proxy_comes_back(terminal: Terminal, release: Release, hands: Hands) -> None:
     """First kube-proxy, then the mode that leaves Services to it."""
     hands.start("kube-proxy")
-    eventually(lambda: "my-service" in rules(hands))
+    eventually(lambda: all("my-service" in found for found in rules(hands)))
     release.upgrade("sockets")
     walk(terminal)
 

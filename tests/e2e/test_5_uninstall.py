@@ -3,18 +3,20 @@
 import pytest
 
 from tests.e2e.asker import Asker
-from tests.e2e.client import ADDRESS, curl, my_service
+from tests.e2e.client import curl, my_service, ways
 from tests.e2e.hands import Hands
 from tests.e2e.release import Release
 from tests.e2e.terminal import Terminal, eventually
 
 
 def test_uninstall(terminal: Terminal, release: Release, asker: Asker) -> None:
-    terminal("kubectl apply -f examples/lrp-svc.yaml")
-    eventually(lambda: curl(terminal, my_service(terminal)) == "hello from lrp-pod")
+    for way in ways(terminal):
+        terminal.apply(way.manifest("lrp-svc.yaml"))
+        eventually(lambda way=way: curl(terminal, my_service(terminal, way)) == "hello from lrp-pod")
     release.uninstall()
-    eventually(lambda: curl(terminal, my_service(terminal)) == "hello from web")
-    assert "curl: (" in curl(terminal, ADDRESS, check=False)
+    for way in ways(terminal):
+        eventually(lambda way=way: curl(terminal, my_service(terminal, way)) == "hello from web")
+        assert "curl: (" in curl(terminal, way.address, check=False)
     everything = "kubectl -n kube-system get pods,daemonsets,deployments,configmaps"
     eventually(lambda: "lrp-operator" not in terminal.quietly(everything))
     terminal(everything)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e import pods
 from tests.e2e.asker import Asker
-from tests.e2e.client import ADDRESS, curl, my_service, set_stage
+from tests.e2e.client import ADDRESS, curl, my_service, redirect_addresses, set_stage, ways
 from tests.e2e.hands import Hands
 from tests.e2e.release import AGENT, AGENTS, Mode, Release
 from tests.e2e.terminal import Terminal, eventually
@@ -30,27 +30,28 @@ once = pytest.mark.parametrize("mode", ["tc"], indirect=True)
 
 @pytest.fixture(autouse=True, scope="module")
 def redirecting(terminal: Terminal, release: Release, mode: Mode) -> None:
-    """The chart is installed, in this mode, and redirects the client's address to the local pod."""
+    """The chart is installed, in this mode, and redirects the client's addresses to the local pod."""
     set_stage(terminal)
     if release.installed():
         release.upgrade(mode)
     else:
         release.install(mode)
-    terminal("kubectl apply -f examples/lrp-addr.yaml")
+    redirect_addresses(terminal)
     redirected(terminal)
 
 
 def redirected(terminal: Terminal, within: float = 90) -> None:
-    """The client's address is answered by the local pod, sooner or later."""
-    ask = f"kubectl exec mediabot -- curl -sS --max-time 3 {ADDRESS}"
-    eventually(lambda: "hello from lrp-pod" in terminal.quietly(f"{ask} 2>&1 || true"), within)
-    curl(terminal, ADDRESS)
+    """The client's addresses are answered by the local pod, sooner or later."""
+    for way in ways(terminal):
+        ask = f"kubectl exec mediabot -- curl -sS --max-time 3 {way.address}"
+        eventually(lambda ask=ask: "hello from lrp-pod" in terminal.quietly(f"{ask} 2>&1 || true"), within)
+        curl(terminal, way.address)
 
 
 @pytest.fixture
-def losing_nothing(asker: Asker) -> Iterator[None]:
-    """A client that never stops asks the redirected address meanwhile, and loses nothing."""
-    asker.start({"address": ADDRESS})
+def losing_nothing(terminal: Terminal, asker: Asker) -> Iterator[None]:
+    """A client that never stops asks the redirected addresses meanwhile, and loses nothing."""
+    asker.start({f"address{way.suffix}": way.address for way in ways(terminal)})
     yield
     asker.nothing_lost()
 
@@ -110,8 +111,8 @@ def new_client(terminal: Terminal, name: str) -> None:
     """A pod that has just been made is redirected."""
     terminal.apply(pods.pod(name, "client", {}))
     terminal(f"kubectl wait pod/{name} --for=condition=Ready --timeout=60s")
-    ask = f"kubectl exec {name} -- curl -sS --max-time 3 {ADDRESS}"
-    assert terminal(ask) == "hello from lrp-pod\n"
+    for way in ways(terminal):
+        assert terminal(f"kubectl exec {name} -- curl -sS --max-time 3 {way.address}") == "hello from lrp-pod\n"
     terminal(f"kubectl delete pod {name} --now")
 
 
@@ -136,7 +137,8 @@ def test_node_reboots(terminal: Terminal, release: Release, asker: Asker, hands:
 def test_node_is_drained_and_returns(terminal: Terminal) -> None:
     """The backend is evicted, and traffic goes as usual until the node may have pods again; its agent stays."""
     terminal(f"kubectl drain {terminal.node} --ignore-daemonsets --force --pod-selector=app=proxy --timeout=60s")
-    eventually(lambda: "curl: (" in curl(terminal, ADDRESS, check=False))
+    for way in ways(terminal):
+        eventually(lambda way=way: "curl: (" in curl(terminal, way.address, check=False))
     terminal.apply(*pods.example("lrp-pod.yaml", {"nginx": "web"}))
     terminal(f"kubectl uncordon {terminal.node}")
     redirected(terminal)

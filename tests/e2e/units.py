@@ -19,10 +19,11 @@ Cni = Literal["bridge", "ptp"]
 ProxyMode = Literal["iptables", "nftables"]
 
 NODE = "e2e-node"
-# The link between the world and the node.
+# The link between the world and the node. Everything has addresses of both kinds, IPv4 first.
 WORLD_IP, NODE_IP = "172.30.0.1", "172.30.0.2"
+WORLD_IP6, NODE_IP6 = "fd00:30::1", "fd00:30::2"
 URL = f"https://{NODE_IP}:6443"
-SERVICE_CIDR, POD_CIDR = "10.96.0.0/16", "10.244.0.0/16"
+SERVICE_CIDRS, POD_CIDRS = ["10.96.0.0/16", "fd00:96::/108"], ["10.244.0.0/23", "fd00:244::/64"]
 KUBERNETES_IP, DNS_IP = "10.96.0.1", "10.96.0.10"
 SOCKET = "/run/containerd/containerd.sock"
 # Both who use it make it, and by default it would be outside of what the node keeps.
@@ -68,7 +69,7 @@ def write(state: Path, cni: Cni, proxy: ProxyMode) -> dict[str, list[str]]:
         ],
         "kubelet": [
             _built("kubelet"), f"--config={settings}/kubelet.yaml", f"--kubeconfig={room}/node.kubeconfig",
-            f"--node-ip={NODE_IP}", f"--hostname-override={NODE}",
+            f"--node-ip={NODE_IP},{NODE_IP6}", f"--hostname-override={NODE}",
         ],
         "kube-proxy": [_built("kube-proxy"), f"--config={settings}/kube-proxy.yaml"],
     }  # fmt: skip
@@ -104,7 +105,7 @@ def _apiserver(room: Path) -> list[str]:
         "authorization-mode": "Node,RBAC",
         "enable-admission-plugins": "NodeRestriction",
         "allow-privileged": "true",
-        "service-cluster-ip-range": SERVICE_CIDR,
+        "service-cluster-ip-range": ",".join(SERVICE_CIDRS),
     }
     return [_built("kube-apiserver"), *(f"--{flag}={value}" for flag, value in flags.items())]
 
@@ -153,7 +154,7 @@ def _kube_proxy(room: Path, mode: ProxyMode) -> dict[str, Any]:
         "kind": "KubeProxyConfiguration",
         "mode": mode,
         "hostnameOverride": NODE,
-        "clusterCIDR": POD_CIDR,
+        "clusterCIDR": ",".join(POD_CIDRS),
         "clientConnection": {"kubeconfig": str(room / "kube-proxy.kubeconfig")},
         # Connection tracking's sizes are the machine's: leave them.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
@@ -215,8 +216,8 @@ def cni_config(cni: Cni) -> dict[str, Any]:
     """A network list: pods on a bridge, or each on a routed link of its own."""
     ipam = {
         "type": "host-local",
-        "ranges": [[{"subnet": "10.244.0.0/23"}]],
-        "routes": [{"dst": "0.0.0.0/0"}],
+        "ranges": [[{"subnet": subnet}] for subnet in POD_CIDRS],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
     }
     links: dict[Cni, dict[str, Any]] = {
         "bridge": {"bridge": "cni0", "isGateway": True, "hairpinMode": True},
