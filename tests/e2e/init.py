@@ -66,9 +66,10 @@ def mount_all(state: Path) -> None:
     _mount("-t", "tmpfs", "-o", "mode=755", "run", "/run")
     _mount("-t", "sysfs", "sysfs", "/sys")
     _mount("-t", "bpf", "bpf", "/sys/fs/bpf")
-    _mount("-t", "tmpfs", "-o", "mode=755", "cgroups", "/sys/fs/cgroup")
+    if len(cgroups) > 1:  # else the one is this place itself
+        _mount("-t", "tmpfs", "-o", "mode=755", "cgroups", "/sys/fs/cgroup")
     for place, kind, options in cgroups:
-        Path(place).mkdir()
+        Path(place).mkdir(exist_ok=True)
         _mount("-t", kind, *(["-o", options] if options else []), "cgroup", place)
     _mount("--bind", str(state / "resolv.conf"), os.path.realpath("/etc/resolv.conf"))
     for name, value in TUNABLES.items():

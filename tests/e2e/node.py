@@ -32,6 +32,10 @@ ROOMS = Path("/var/tmp")  # noqa: S108 (a disk, where /tmp may be memory; the na
 PREFIX = "lrp-e2e-"
 METADATA_IP = "169.254.169.254"
 PATIENCE = 60.0
+# What a kubelet gives its pods a share of.
+CONTROLLERS = ["cpu", "cpuset", "io", "memory", "pids"]
+# In version 2 no process may be where the controllers are passed on to pods' cgroups: so all of the node's are below.
+OUT_OF_ROOT = 'mkdir -p "$1/init" && echo 0 > "$1/init/cgroup.procs" && shift && exec "$@"'
 
 
 class NodeError(Exception):
@@ -40,16 +44,16 @@ class NodeError(Exception):
 
 def make_world() -> None:
     """Furnish the network namespace that this process is in. Others' packets get an answer: there is no such host."""
+    if not Path("/proc/sys/net/ipv6").exists():
+        raise NodeError("the node needs a machine with IPv6, and this one's kernel has it switched off")
     _ip("link", "set", "lo", "up")
     _ip("address", "add", f"{METADATA_IP}/32", "dev", "lo")  # the cloud's metadata service, as it were
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
 
-    if not Path("/proc/sys/net/ipv6").exists():
-        raise NodeError("the node needs a machine with IPv6, and this one's kernel has it switched off")
 
 class Node:
     """The node, from the machine's side. room: its directory. Made in the world, by the process that it dies with."""
-    Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
 
     def __init__(self, cni: units.Cni = "bridge", proxy: units.ProxyMode = "iptables") -> None:
         self.name = f"{PREFIX}{os.getpid()}"
@@ -91,9 +95,9 @@ class Node:
                 os.write(descriptor, b"0")
 
         command = [
-            "setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc",
-            "--net", "--uts", "--ipc", "--cgroup", sys.executable, str(Path(__file__).parent / "init.py"),
-            str(self.room),
+            "setpriv", "--pdeathsig", "KILL", "unshare", "--cgroup", "sh", "-c", OUT_OF_ROOT, "sh",
+            str(hierarchies()[-1] / self.name), "unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc",
+            "--net", "--uts", "--ipc", sys.executable, str(Path(__file__).parent / "init.py"), str(self.room),
         ]  # fmt: skip
         with (self.room / "log" / "init.log").open("ab") as log:
             self._init = subprocess.Popen(
@@ -129,36 +133,43 @@ def _join(pid: int) -> None:
         _ip("link", "delete", "node0")
     _ip("link", "add", "node0", "type", "veth", "peer", "name", "eth0", "netns", str(pid))
     _ip("address", "add", f"{WORLD_IP}/24", "dev", "node0")
+    _ip("address", "add", f"{WORLD_IP6}/64", "dev", "node0", "nodad")
     _ip("link", "set", "node0", "up")
     inside = ["nsenter", "--net", "--uts", "--target", str(pid)]
     for command in (
         ["hostname", NODE],
-    _ip("address", "add", f"{WORLD_IP6}/64", "dev", "node0", "nodad")
         ["ip", "link", "set", "lo", "up"],
         ["ip", "address", "add", f"{NODE_IP}/24", "dev", "eth0"],
+        ["ip", "address", "add", f"{NODE_IP6}/64", "dev", "eth0", "nodad"],
         ["ip", "link", "set", "eth0", "up"],
         ["ip", "route", "add", "default", "via", WORLD_IP],
         ["ip", "route", "add", "default", "via", WORLD_IP6],
         ["sysctl", "-q", "-w", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"],
     ):
-        ["ip", "address", "add", f"{NODE_IP6}/64", "dev", "eth0", "nodad"],
         _run([*inside, *command])
 
 
 def hierarchies() -> list[Path]:
-    """Where the machine has its cgroups: version 1's hierarchies, and version 2 beside them."""
+    """Where the machine has its cgroups: version 1's hierarchies, if it has any, and then version 2.
+
+    Raises NodeError where no node can be made of them.
+    """
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     found = {kind: [Path(place) for _, place, k, *_ in mounts if k == kind] for kind in ("cgroup", "cgroup2")}
-    if not (found["cgroup"] and found["cgroup2"]):
-        raise NodeError(
-            "the node needs a machine with cgroup v1 and, beside it, v2 (as Debian boots with "
-            "systemd.unified_cgroup_hierarchy=false); elsewhere use `make e2e-kind`, or set KUBECONFIG"
-        )
-    return found["cgroup"] + found["cgroup2"]
+    if not found["cgroup2"]:
+        raise NodeError("the node needs a machine with cgroup v2, alone or beside v1: no file system of it is mounted")
+    unified = found["cgroup2"][0]
+    there = (unified / "cgroup.controllers").read_text().split()
+    if not found["cgroup"] and (missing := [name for name in CONTROLLERS if name not in there]):
+        raise NodeError(f"the node needs all controllers of cgroup v2, and {unified} lacks {', '.join(missing)}")
+    return [*found["cgroup"], unified]
 
 
 def _make_cgroups(name: str) -> list[Path]:
-    paths = [place / name for place in hierarchies()]
+    *old, unified = hierarchies()
+    if not old:
+        (unified / "cgroup.subtree_control").write_text(" ".join(f"+{controller}" for controller in CONTROLLERS))
+    paths = [place / name for place in (*old, unified)]
     for path in paths:
         path.mkdir(exist_ok=True)
         for setting in ("cpuset.cpus", "cpuset.mems"):  # a new cgroup has neither, and then no process may enter

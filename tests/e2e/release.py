@@ -88,7 +88,7 @@ class Release:
     def _flags(self, chart: str | Path, mode: Mode, more: Sequence[str] = ()) -> str:
         said = [*MODES[mode], *more, ALLOWED, "image.registry=localhost", "image.pullPolicy=Never"]
         if "LRP_E2E_NODE" in os.environ:
-            said.append("cgroup.hostRoot=/sys/fs/cgroup/unified")
+            said.append(f"cgroup.hostRoot={hierarchies()[-1]}")
             if "kubeProxyReplacement=true" in said:
                 said += [f"k8sServiceHost={NODE_IP}", "k8sServicePort=6443"]
         sets = " ".join(f"--set {value}" for value in said)
