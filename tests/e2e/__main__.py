@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.cluster import binaries
 from tests.e2e import node as nodes
 from tests.e2e.bringing import bring_up, built_images
-from tests.e2e.node import Node
+from tests.e2e.node import Node, NodeError
 
 ROOT = Path(__file__).parents[2]
 IN_WORLD = "LRP_E2E_IN_WORLD"
@@ -128,4 +128,7 @@ def shell(command: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except NodeError as error:
+        sys.exit(f"python -m tests.e2e: {error}")
