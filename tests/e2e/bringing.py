@@ -25,17 +25,22 @@ def built_images() -> list[Path]:
 
 def bring_up(node: Node) -> None:
     """Wait for the API, bring images in, start the cluster's DNS. Returns when the node is ready and DNS answers."""
-    archives = images.write_all(node.room / "images")
     hands = Hands(node.room)
+    archives = images.write_all(node.room / "images")
     _await(lambda: hands.run("ctr", "version"), "containerd")
-    for archive in [*archives, *built_images()]:
-        hands.run("ctr", "--namespace", "k8s.io", "images", "import", str(archive))
+    _bring_in(hands, archives)
     _await(lambda: _kubectl(node, "get", "--raw=/readyz"), "the API server")
     _await(lambda: _kubectl(node, "get", "serviceaccount", "default"), "the controllers")
     objects = {"apiVersion": "v1", "kind": "List", "items": manifests.cluster_dns()}
     _kubectl(node, "apply", "-f", "-", stdin=json.dumps(objects))
+    _bring_in(hands, built_images())  # the largest, while DNS comes up
     _await(lambda: _kubectl(node, "wait", "--for=condition=Ready", "node", "--all", "--timeout=1s"), "the node")
     _kubectl(node, "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=120s")
+
+
+def _bring_in(hands: Hands, archives: list[Path]) -> None:
+    for archive in archives:
+        hands.run("ctr", "--namespace", "k8s.io", "images", "import", str(archive))
 
 
 def _kubectl(node: Node, *args: str, stdin: str = "") -> str:

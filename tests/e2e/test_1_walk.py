@@ -118,9 +118,9 @@ def test_ipv6(terminal: Terminal, release: Release, asker: Asker) -> None:
 
 def test_cost_at_rest(terminal: Terminal, release: Release) -> None:
     """Measured: an agent's memory and time, by its own account, while nothing changes."""
-    time.sleep(10)  # what came before may have its aftermath
+    time.sleep(5)  # what came before may have its aftermath
     before, started = account(release), time.monotonic()
-    time.sleep(20)
+    time.sleep(10)
     after = account(release)
     cost = (after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]) * 1000
     memory = after["process_resident_memory_bytes"] / 2**20

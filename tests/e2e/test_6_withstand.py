@@ -51,7 +51,7 @@ def redirected(terminal: Terminal, within: float = 90) -> None:
 @pytest.fixture
 def losing_nothing(terminal: Terminal, asker: Asker) -> Iterator[None]:
     """A client that never stops asks the redirected addresses meanwhile, and loses nothing."""
-    asker.start({f"address{way.suffix}": way.address for way in ways(terminal)})
+    asker.ask({f"address{way.suffix}": way.address for way in ways(terminal)})
     yield
     asker.nothing_lost()
 

@@ -141,7 +141,7 @@ def _kubelet(room: Path) -> dict[str, Any]:
         # What is full on the machine is none of the node's business.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
-        "nodeStatusUpdateFrequency": "5s",
+        "nodeStatusUpdateFrequency": "1s",
         "registryPullQPS": 50,
         "kubeAPIQPS": 100,
         "kubeAPIBurst": 200,
