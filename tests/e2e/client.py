@@ -67,14 +67,14 @@ def set_stage(terminal: Terminal) -> None:
     )
     terminal("kubectl apply -f examples/my-service.yaml")
     terminal(f"kubectl wait {' '.join(f'pod/{name}' for name in PODS)} --for=condition=Ready --timeout=60s")
-    if IPV6 in ways(terminal):
+    if any(":" in of["ip"] for of in terminal.get("pod mediabot")["status"]["podIPs"]):
         terminal.apply(IPV6.manifest("my-service.yaml"))
 
 
 def ways(terminal: Terminal) -> list[Way]:
-    """The kinds of IP that the client pod has."""
-    has_ipv6 = any(":" in of["ip"] for of in terminal.get("pod mediabot")["status"]["podIPs"])
-    return [IPV4, IPV6] if has_ipv6 else [IPV4]
+    """The kinds of IP that pods have: the stage has a Service of each."""
+    there = terminal.quietly("kubectl get services -o name").split()
+    return [way for way in (IPV4, IPV6) if f"service/{way.service}" in there]
 
 
 def redirect_addresses(terminal: Terminal) -> None:

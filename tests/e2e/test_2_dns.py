@@ -107,4 +107,4 @@ def test_taken_away(terminal: Terminal) -> None:
     assert "status: NOERROR" in dig(terminal)
     assert queries(terminal, CACHE) == before
     terminal("kubectl delete -f examples/node-local-dns/manifests/cache.yaml --wait")
-    terminal("kubectl delete pod netshoot --now")
+    terminal("kubectl delete pod netshoot --now --wait=false")

@@ -113,7 +113,7 @@ def new_client(terminal: Terminal, name: str) -> None:
     terminal(f"kubectl wait pod/{name} --for=condition=Ready --timeout=60s")
     for way in ways(terminal):
         assert terminal(f"kubectl exec {name} -- curl -sS --max-time 3 {way.address}") == "hello from lrp-pod\n"
-    terminal(f"kubectl delete pod {name} --now")
+    terminal(f"kubectl delete pod {name} --now --wait=false")
 
 
 def test_node_reboots(terminal: Terminal, release: Release, asker: Asker, hands: Hands) -> None:
