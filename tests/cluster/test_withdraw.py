@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from tests.cluster.apiserver import Cluster, Manifest
 from tests.cluster.charting import RELEASE, Helm, one
 from tests.cluster.conftest import CRDS
 from tests.cluster.following import PATIENCE
+from tests.cluster.hurried import AGENT, ROOT
 from tests.cluster.relay import Relay
 from tests.datapath.attach.ground import DROP, raw
 from tests.modes.ground import OWN_DNS, OWN_WEB, SHAPES, Ground, address_of, policy
@@ -45,6 +46,8 @@ MAY_READ_THE_ORDER = {
 }
 SHORT = ("tcp", "udp", "udp-connected", "unconnected")
 SMALL = ("--bpf-lb-map-max", "512")
+PATIENT = (str(Path(sys.executable).parent / "lrp-agent"),)
+"""An agent that serves replies for as long as any; others here are hurried."""
 
 
 def wait(holds: Callable[[], object], what: str, log: Callable[[], str] = lambda: "") -> None:
@@ -62,6 +65,7 @@ class KubeGround(Ground):
         self.cluster = cluster
         self.chart = manifests
         self.config: Path
+        self.program: Sequence[str] = AGENT
         self._made: list[Manifest] = []
 
     def make(self, manifest: Manifest) -> None:
@@ -109,12 +113,13 @@ class KubeGround(Ground):
     def start(self, mode: Mode, *flags: str, env: dict[str, str] | None = None) -> None:
         config = self.folder / "values.yaml"
         config.write_text(mode.text)
-        command = [Path(sys.executable).parent / "lrp-agent", "--config", config, "--kubeconfig", self.config]
+        command = [*self.program, "--config", config, "--kubeconfig", self.config]
         order = f"--withdraw-order=kube-system/{RELEASE}-withdraw"
         with self.log_path.open("ab") as log:
             self.process = self.node.popen(
                 [*map(str, command), order, "--node-name", self.node.name, *self.roots(), *flags],
                 env=os.environ | {"LRP_API_SOCKET": str(self._socket), VARIABLE: str(self.kept)} | (env or {}),
+                cwd=ROOT,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -276,6 +281,7 @@ def status_of(ground: KubeGround) -> str:
 
 @pytest.mark.parametrize("mode", [SOCKETS, TC_ONLY], ids=str)
 def test_one_that_is_killed_in_the_middle_goes_on(ground: KubeGround, mode: Mode) -> None:
+    ground.program = PATIENT
     ground.started(mode, *SMALL)
     wait(ground.report, "the report", ground.log)  # the pod here has no phase: without one nobody waits for the node
     before = ground.attached()
@@ -284,6 +290,7 @@ def test_one_that_is_killed_in_the_middle_goes_on(ground: KubeGround, mode: Mode
     ground.kill()
     assert ground.attached(), "replies are still served"
     assert not ground.withdrawn()
+    ground.program = AGENT
     ground.start(mode, *SMALL)
     told, errors = job.communicate(timeout=90)
     assert job.returncode == 0, told + errors + ground.log()
