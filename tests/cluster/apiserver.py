@@ -101,6 +101,8 @@ class Cluster:
         self._controllers = _Process("kube-controller-manager", self.dir)
         self._audit = audit
         self._resources: dict[tuple[str, str], tuple[str, bool]] = {}
+        self._requests: dict[str, Request] = {}
+        self._audited = 0  # so many bytes of the log are in them
         self._kubeconfigs = 0
 
     def __enter__(self) -> Self:
@@ -133,6 +135,7 @@ class Cluster:
         peer, client = f"http://{LOCALHOST}:{self._peer_port}", f"http://{LOCALHOST}:{self._etcd_port}"
         self._etcd.start(
             "--name=etcd", f"--data-dir={self.dir}/etcd", "--unsafe-no-fsync", "--log-level=warn",
+            "--heartbeat-interval=10", "--election-timeout=100",  # it has nobody to wait for
             f"--listen-client-urls={client}", f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=etcd={peer}",
         )  # fmt: skip
@@ -413,17 +416,24 @@ class Cluster:
         """Every request so far that has begun to be answered, by this user if one is named; needs `audit`."""
         if not self._audit:
             raise ClusterError("this cluster keeps no audit log: make it with Cluster(audit=True)")
-        found: dict[str, Request] = {}
-        for line in (self.dir / "audit.log").read_text().splitlines():
+        for line in self._new_in_audit_log():
             entry = json.loads(line)
-            found[entry["auditID"]] = Request(
+            self._requests[entry["auditID"]] = Request(
                 user=entry["user"].get("username", ""),
                 verb=entry["verb"],
                 path=entry["requestURI"],
                 resource=entry.get("objectRef", {}).get("resource", ""),
                 code=entry.get("responseStatus", {}).get("code", 0),
             )
-        return [request for request in found.values() if user in ("", request.user)]
+        return [request for request in self._requests.values() if user in ("", request.user)]
+
+    def _new_in_audit_log(self) -> list[bytes]:
+        """The whole lines that have come since the last call."""
+        with (self.dir / "audit.log").open("rb") as log:
+            log.seek(self._audited)
+            whole, end, _ = log.read().rpartition(b"\n")
+        self._audited += len(whole) + len(end)
+        return whole.splitlines()
 
 
 # What `namespace` removes with itself: the kinds that tests look at across namespaces.

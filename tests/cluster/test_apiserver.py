@@ -69,14 +69,14 @@ def test_old_lists_do_not_go_on_after_compaction(cluster: Cluster, namespace: st
     assert cluster.request("GET", f"{path}&continue={token}").status == 410
 
 
-def test_versions_run_back_after_a_restore(own_cluster: Cluster) -> None:
-    before = own_cluster.apply(config_map("a", "default", k="old"))
-    copy = own_cluster.save()
-    after = own_cluster.apply(config_map("a", "default", k="new"))
-    own_cluster.restore(copy)
-    found = own_cluster.request("GET", own_cluster.path(before)).body
+def test_versions_run_back_after_a_restore(cluster: Cluster, namespace: str) -> None:
+    before = cluster.apply(config_map("a", namespace, k="old"))
+    copy = cluster.save()
+    after = cluster.apply(config_map("a", namespace, k="new"))
+    cluster.restore(copy)
+    found = cluster.request("GET", cluster.path(before)).body
     assert found["data"] == {"k": "old"}
-    listed = own_cluster.request("GET", "/api/v1/namespaces/default/configmaps").body
+    listed = cluster.request("GET", f"/api/v1/namespaces/{namespace}/configmaps").body
     assert int(listed["metadata"]["resourceVersion"]) < int(after["metadata"]["resourceVersion"]) + 100
     assert found["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
 

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,8 +14,8 @@ import pytest
 
 from tests.cluster.apiserver import Cluster, free_ports
 from tests.cluster.faulty import ErrorEvent, FaultyProxy, Refuse
+from tests.cluster.hurried import CONTROLLER, ROOT
 
-ROOT = Path(__file__).parents[2]
 CLRP = "/apis/cilium.io/v2/namespaces/{}/ciliumlocalredirectpolicies"
 PATIENCE = 30.0
 Manifest = dict[str, Any]
@@ -37,8 +36,8 @@ class Controller:
         self.user = user
         self._log = log
         self._file = log.open("w")
-        command = [sys.executable, "-m", "lrp_operator.controller", "--kubeconfig"]
-        command += [str(cluster.kubeconfig(user, "system:masters")), "--metrics-bind-address", ""]
+        command = [*CONTROLLER, "--kubeconfig", str(cluster.kubeconfig(user, "system:masters"))]
+        command += ["--metrics-bind-address", ""]
         command += ["--healthz-bind-address", "", *flags]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=self._file, stdout=self._file)
 
@@ -409,22 +408,24 @@ def test_a_namespace_goes_with_its_policies(cluster: Cluster, controller: Callab
     assert "Traceback" not in made.log
 
 
-def test_the_kind_goes_and_comes_back(own_cluster: Cluster, controller: Callable[..., Controller]) -> None:
-    made = controller("--install-crds", on=own_cluster)
-    with own_cluster.namespace() as name:
-        world = World(own_cluster, name)
-        world.policy()
-        world.await_condition("Accepted", "True", "Accepted")
-        own_cluster.request(
+def test_the_kind_goes_and_comes_back(
+    cluster: Cluster, namespace: str, world: World, controller: Callable[..., Controller]
+) -> None:
+    made = controller("--install-crds")
+    world.policy()
+    world.await_condition("Accepted", "True", "Accepted")
+    try:
+        cluster.request(
             "DELETE",
             "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/ciliumlocalredirectpolicies.cilium.io",
         )
-        until(lambda: not own_cluster.request("GET", CLRP.format(name)), "the kind is gone")
+        until(lambda: not cluster.request("GET", CLRP.format(namespace)), "the kind is gone")
         until(lambda: "does not know" in made.log, "it is told")
-        own_cluster.install(ROOT / "deploy/crds/ciliumlocalredirectpolicies.yaml")
-        world.policy()
-        world.await_condition("Accepted", "True", "Accepted")
-        assert made.process.poll() is None
+    finally:
+        cluster.install(ROOT / "deploy/crds/ciliumlocalredirectpolicies.yaml")
+    world.policy()
+    world.await_condition("Accepted", "True", "Accepted")
+    assert made.process.poll() is None
 
 
 def test_kopf_is_started_again_unless_it_dies_at_every_start(
@@ -484,17 +485,17 @@ def test_a_status_that_the_server_refuses_keeps_nobody_else_waiting(
         world.await_condition("Accepted", "True", "Accepted", "bad")
 
 
-def test_it_goes_on_after_the_api_server_was_away(own_cluster: Cluster, controller: Callable[..., Controller]) -> None:
-    made = controller("--leader-elect", "default/lrp-controller", on=own_cluster)
-    with own_cluster.namespace() as name:
-        world = World(own_cluster, name)
-        world.policy("before")
-        world.await_condition("Accepted", "True", "Accepted", "before")
-        own_cluster.restart()
-        world.policy("after", port="81")
-        world.await_condition("Accepted", "True", "Accepted", "after")
-        world.cluster.delete(world.policy("before"))
-        assert made.process.poll() is None
+def test_it_goes_on_after_the_api_server_was_away(
+    cluster: Cluster, world: World, controller: Callable[..., Controller]
+) -> None:
+    made = controller("--leader-elect", f"{world.ns}/lrp-controller")
+    world.policy("before")
+    world.await_condition("Accepted", "True", "Accepted", "before")
+    cluster.restart()
+    world.policy("after", port="81")
+    world.await_condition("Accepted", "True", "Accepted", "after")
+    cluster.delete(world.policy("before"))
+    assert made.process.poll() is None
 
 
 # --- Other people's clusters ------------------------------------------------------------------------------------------
@@ -542,14 +543,18 @@ def ciliums_cluster(programs: None, tmp_path: Path) -> Iterator[Cluster]:  # noq
         yield cluster
 
 
-def test_a_newer_definition_is_not_replaced(own_cluster: Cluster, controller: Callable[..., Controller]) -> None:
-    name = "noderedirectstates.lrp-operator.io"
+def test_a_newer_definition_is_not_replaced(cluster: Cluster, controller: Callable[..., Controller]) -> None:
+    name, version = "noderedirectstates.lrp-operator.io", "lrp-operator.io/crd-version"
     path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
-    newer = {"metadata": {"annotations": {"lrp-operator.io/crd-version": "999"}}}
-    assert own_cluster.request("PATCH", path, newer, content_type="application/merge-patch+json")
-    made = controller("--install-crds", on=own_cluster)
-    until(lambda: "is newer (999) than ours" in made.log, "it is told")
-    assert own_cluster.request("GET", path).body["metadata"]["annotations"]["lrp-operator.io/crd-version"] == "999"
+    newer = {"metadata": {"annotations": {version: "999"}}}
+    assert cluster.request("PATCH", path, newer, content_type="application/merge-patch+json")
+    try:
+        made = controller("--install-crds")
+        until(lambda: "is newer (999) than ours" in made.log, "it is told")
+        assert cluster.request("GET", path).body["metadata"]["annotations"][version] == "999"
+    finally:
+        cluster.install(ROOT / "deploy/crds/noderedirectstates.yaml")
+    assert cluster.request("GET", path).body["metadata"]["annotations"][version] != "999"
 
 
 def test_ciliums_own_kind_is_left_alone_and_events_tell(

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from lrp_operator.api.objects import ObjectMeta, Service
 from lrp_operator.sources.kube import informer as module
+from lrp_operator.sources.kube.backoff import Pauses
 from lrp_operator.sources.kube.client import KubeClient
 from lrp_operator.sources.kube.credentials import Access
 from lrp_operator.sources.kube.informer import Informer
@@ -21,11 +22,15 @@ from lrp_operator.sources.kube.resources import POLICIES, SERVICES, Resource
 from tests.cluster.apiserver import Cluster
 from tests.cluster.conftest import CRDS
 from tests.cluster.faulty import Cut, Duplicate, ErrorEvent, Fault, FaultyProxy, HalfOpen, Lines, Refuse, Reorder
-from tests.cluster.following import QUICK, account, connect, following, service
+from tests.cluster.following import QUICK, account, connect, following, policy, service, to_address
 
 LISTING = "sendInitialEvents"
 RESUMING = "resourceVersion="
 NO_WATCH_LIST = Refuse(422, "Invalid")
+SOON_DEAD = replace(QUICK, inactivity=1.0)
+"""For a watch that falls silent."""
+IN_A_SECOND = replace(QUICK, pauses=Pauses(first=0.03, most=0.3))
+"""So short pauses that a second shows whether they grow."""
 
 
 @pytest.fixture
@@ -77,7 +82,7 @@ def stage(cluster: Cluster, proxy: FaultyProxy, client: KubeClient, namespace: s
 
 
 def services(client: KubeClient, namespace: str, **options: Any) -> Informer[Service]:
-    return Informer(client, SERVICES, namespace=namespace, timing=QUICK, **options)
+    return Informer(client, SERVICES, namespace=namespace, **({"timing": QUICK} | options))
 
 
 def make(cluster: Cluster, namespace: str, names: str, **spec: Any) -> None:
@@ -130,7 +135,8 @@ async def test_a_page_that_expires_in_the_middle_of_a_list(stage: Stage, monkeyp
 )
 async def test_a_watch_that_ends_is_resumed(stage: Stage, fault: Fault) -> None:
     stage.make("a")
-    async with following(stage.services()) as told:
+    timing = SOON_DEAD if isinstance(fault, HalfOpen) else QUICK
+    async with following(stage.services(timing=timing)) as told:
         await told.shows("a")
         stage.proxy.add(fault, "WATCH", RESUMING, times=3)
         stage.proxy.break_connections()
@@ -146,7 +152,8 @@ async def test_a_watch_that_ends_is_resumed(stage: Stage, fault: Fault) -> None:
 async def test_a_lost_history_is_listed_anew(stage: Stage, fault: Fault, way: str) -> None:
     """Gone, or a watch that says nothing from its beginning; what went meanwhile is told."""
     stage.make("a b")
-    async with following(stage.services()) as told:
+    timing = SOON_DEAD if isinstance(fault, HalfOpen) else QUICK
+    async with following(stage.services(timing=timing)) as told:
         await told.shows("a b")
         lists = stage.proxy.count("GET") if way == "pages" else stage.proxy.count("WATCH", LISTING)
         stage.proxy.add(fault, "WATCH", f"{RESUMING}[0-9]", times=1)
@@ -210,7 +217,7 @@ class WithoutBookmarks:
 async def test_a_server_that_does_not_say_where_its_beginning_ends_is_asked_in_pages(stage: Stage) -> None:
     stage.make("a b")
     stage.proxy.add(WithoutBookmarks(), "WATCH")
-    async with following(stage.services()) as told:
+    async with following(stage.services(timing=replace(QUICK, beginning=1.0))) as told:
         await told.shows("a b")
     assert (stage.proxy.count("WATCH", LISTING), stage.proxy.count("GET")) == (1, 1)
 
@@ -227,10 +234,10 @@ async def test_a_very_long_line(stage: Stage) -> None:
 
 
 async def test_retry_after_is_respected(stage: Stage) -> None:
-    rule = stage.proxy.add(Refuse(429, "TooManyRequests", retry_after=3))
+    rule = stage.proxy.add(Refuse(429, "TooManyRequests", retry_after=2))
     async with following(stage.services()) as told:
         await told.until(lambda: "429 TooManyRequests" in told.now.problem)
-        await asyncio.sleep(2)
+        await asyncio.sleep(1)
         stage.proxy.remove(rule)
         await told.shows("")
     assert stage.proxy.count() == 2
@@ -238,12 +245,12 @@ async def test_retry_after_is_respected(stage: Stage) -> None:
 
 async def test_a_server_that_fails_is_not_asked_in_a_loop(stage: Stage) -> None:
     rule = stage.proxy.add(Refuse(500, "InternalError"))
-    async with following(stage.services()) as told:
-        await asyncio.sleep(3)
+    async with following(stage.services(timing=IN_A_SECOND)) as told:
+        await asyncio.sleep(1)
         count = stage.proxy.count()
         stage.proxy.remove(rule)
         await told.shows("")
-    assert 2 <= count <= 15, "with full jitter below 0.1, 0.2, 0.4, 0.8, 1, 1 ... seconds"
+    assert 2 <= count <= 15, "with full jitter below 0.03, 0.06, 0.12, 0.24, 0.3, 0.3 ... seconds"
     assert told.changes[0].problem.startswith("services: the API server says 500 InternalError")
     assert not told.changes[0].synced
 
@@ -252,8 +259,8 @@ async def test_a_server_that_fails_is_not_asked_in_a_loop(stage: Stage) -> None:
 async def test_a_watch_that_falls_at_once_is_not_asked_for_in_a_loop(stage: Stage, fault: Fault) -> None:
     stage.make("a b")
     rule = stage.proxy.add(fault, "WATCH")
-    async with following(stage.services()) as told:
-        await asyncio.sleep(3)
+    async with following(stage.services(timing=IN_A_SECOND)) as told:
+        await asyncio.sleep(1)
         count = stage.proxy.count()
         stage.proxy.remove(rule)
         await told.shows("a b")
@@ -307,12 +314,15 @@ async def test_an_object_that_cannot_be_decoded_is_named_and_the_others_go_on(st
 
 async def test_a_server_that_is_away_is_told_and_not_asked_in_a_loop(stage: Stage, tmp_path: Path) -> None:
     credentials = Counted(stage.cluster, tmp_path, stage.proxy)
-    async with KubeClient(credentials) as client, following(services(client, stage.namespace)) as told:
+    async with (
+        KubeClient(credentials) as client,
+        following(services(client, stage.namespace, timing=IN_A_SECOND)) as told,
+    ):
         await told.shows("")
         with stage.proxy.away():
             before = credentials.asked
             await told.until(lambda: "the API server can't be reached since" in told.now.problem)
-            await asyncio.sleep(3)
+            await asyncio.sleep(1)
             assert client.away
             assert credentials.asked - before <= 15
             stage.make("a")
@@ -350,61 +360,51 @@ async def test_refused_credentials_are_read_anew(stage: Stage, tmp_path: Path) -
 # --- The history itself -----------------------------------------------------------------------------------------------
 
 
-async def test_away_for_longer_than_the_history(own_cluster: Cluster, tmp_path: Path) -> None:
+async def test_away_for_longer_than_the_history(stage: Stage) -> None:
     """Compacted meanwhile; and the API server is restarted, for it keeps some history of its own."""
-    make(own_cluster, "default", "a b")
-    with FaultyProxy(own_cluster) as proxy:
-        async with connect(own_cluster, tmp_path, proxy.url) as client, following(services(client, "default")) as told:
-            await told.shows("a b kubernetes")
-            with proxy.away():
-                remove(own_cluster, "default", "a")
-                make(own_cluster, "default", "c")
-                await asyncio.to_thread(own_cluster.forget)
-            await told.shows("b c kubernetes")
-        assert proxy.count("WATCH", LISTING) == 2
-        assert [key for change in told.changes for key in change.deletes] == ["default/a"]
+    stage.make("a b")
+    async with following(stage.services()) as told:
+        await told.shows("a b")
+        with stage.proxy.away():
+            stage.remove("a")
+            stage.make("c")
+            await asyncio.to_thread(stage.cluster.forget)
+        await told.shows("b c")
+    assert stage.proxy.count("WATCH", LISTING) == 2
+    assert [key for change in told.changes for key in change.deletes] == [stage.key("a")]
 
 
-async def test_restored_from_a_backup(own_cluster: Cluster, tmp_path: Path) -> None:
+async def test_restored_from_a_backup(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
     """The server counts from an earlier version again, and says nothing about the one that we have."""
-    make(own_cluster, "default", "a")
-    saved = await asyncio.to_thread(own_cluster.save)
-    async with connect(own_cluster, tmp_path) as client, following(services(client, "default")) as told:
-        await told.shows("a kubernetes")
+    make(cluster, namespace, "a")
+    saved = await asyncio.to_thread(cluster.save)
+    async with connect(cluster, tmp_path) as client, following(services(client, namespace)) as told:
+        await told.shows("a")
         for round_ in range(20):
-            make(own_cluster, "default", "b", sessionAffinity="ClientIP" if round_ % 2 else "None")
-        make(own_cluster, "default", "a", sessionAffinity="ClientIP")
-        await told.until(lambda: told.objects["default/a"].spec.session_affinity == "ClientIP")
-        await asyncio.to_thread(own_cluster.restore, saved)
-        await told.shows("a kubernetes")
-        assert told.objects["default/a"].spec.session_affinity == "None"
+            make(cluster, namespace, "b", sessionAffinity="ClientIP" if round_ % 2 else "None")
+        make(cluster, namespace, "a", sessionAffinity="ClientIP")
+        await told.until(lambda: told.objects[f"{namespace}/a"].spec.session_affinity == "ClientIP")
+        await asyncio.to_thread(cluster.restore, saved)
+        await told.shows("a")
+        assert told.objects[f"{namespace}/a"].spec.session_affinity == "None"
 
 
-async def test_a_definition_that_comes_and_goes(own_cluster: Cluster, tmp_path: Path) -> None:
+async def test_a_definition_that_comes_and_goes(stage: Stage) -> None:
+    cluster = stage.cluster
     crd = next(path for path in CRDS if "ciliumlocalredirectpolicies" in path.name)
-    async with connect(own_cluster, tmp_path) as client:
-        informer = Informer(client, POLICIES, timing=QUICK)
-        own_cluster.kubectl("delete", "-f", str(crd))
-        async with following(informer) as told:
+    try:
+        cluster.kubectl("delete", "-f", crd)
+        async with following(Informer(stage.client, POLICIES, timing=QUICK)) as told:
             await told.until(lambda: "install their CustomResourceDefinition" in told.now.problem)
             assert not told.now.synced
-            await asyncio.to_thread(own_cluster.install, crd)
+            await asyncio.to_thread(cluster.install, crd)
             await told.shows("")
-            own_cluster.apply(_policy("a"))
+            cluster.apply(policy("a", stage.namespace, to_address("169.254.1.1")))
             await told.shows("a")
-            own_cluster.kubectl("delete", "-f", str(crd))
+            await asyncio.to_thread(cluster.kubectl, "delete", "-f", crd)
             await told.until(lambda: not told.objects and bool(told.now.problem))
-            await asyncio.to_thread(own_cluster.install, crd)
-            own_cluster.apply(_policy("b"))
+            await asyncio.to_thread(cluster.install, crd)
+            cluster.apply(policy("b", stage.namespace, to_address("169.254.1.1")))
             await told.shows("b")
-
-
-def _policy(name: str) -> dict[str, Any]:
-    backend = {"localEndpointSelector": {}, "toPorts": [{"port": "80", "protocol": "TCP"}]}
-    frontend = {"addressMatcher": {"ip": "169.254.1.1", "toPorts": [{"port": "80", "protocol": "TCP"}]}}
-    return {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumLocalRedirectPolicy",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {"redirectFrontend": frontend, "redirectBackend": backend},
-    }
+    finally:
+        cluster.install(crd)

@@ -19,6 +19,7 @@ from lrp_operator.cli.main import app
 from tests.cluster import binaries
 from tests.cluster.apiserver import Cluster
 from tests.cluster.charting import Helm, one
+from tests.cluster.hurried import ROOT
 from tests.cluster.test_controller import CLRP, Controller, Manifest, World, until
 
 Lrpctl = Callable[..., Result]
@@ -477,9 +478,14 @@ def test_who_can_not_ask(cluster: Cluster, tmp_path: Path) -> None:
     assert lrpctl("get", "--context", "nope").exit_code == 3
 
 
-def test_a_cluster_without_our_kinds(programs: None) -> None:  # noqa: ARG001 (they are what this stands on)
-    with Cluster() as bare:
-        result = runner(bare.kubeconfig())("get", "-A")
+def test_a_cluster_without_our_kinds(cluster: Cluster) -> None:
+    kind = yaml.safe_load((ROOT / "deploy/crds/ciliumlocalredirectpolicies.yaml").read_text())
+    cluster.delete(kind)
+    try:
+        until(lambda: not cluster.request("GET", "/apis/cilium.io/v2"), "the kind is gone")
+        result = runner(cluster.kubeconfig())("get", "-A")
+    finally:
+        cluster.install(ROOT / "deploy/crds/ciliumlocalredirectpolicies.yaml")
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr == (
         "lrpctl: the cluster knows no CiliumLocalRedirectPolicy: the CustomResourceDefinition"
