@@ -155,6 +155,7 @@ async def test_a_lost_history_is_listed_anew(stage: Stage, fault: Fault, way: st
     timing = SOON_DEAD if isinstance(fault, HalfOpen) else QUICK
     async with following(stage.services(timing=timing)) as told:
         await told.shows("a b")
+        await told.until(lambda: bool(stage.proxy.open("WATCH")))  # a list in pages is told before that
         lists = stage.proxy.count("GET") if way == "pages" else stage.proxy.count("WATCH", LISTING)
         stage.proxy.add(fault, "WATCH", f"{RESUMING}[0-9]", times=1)
         with stage.proxy.away():
