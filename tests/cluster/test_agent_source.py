@@ -9,7 +9,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
@@ -31,6 +30,7 @@ from lrp_operator.datapath.engine import cleanup
 from tests.cluster.apiserver import Cluster, Manifest
 from tests.cluster.faulty import FaultyProxy, Hang
 from tests.cluster.following import PATIENCE, QUICK, connect, policy, service, to_address, to_service, until
+from tests.cluster.hurried import AGENT, ROOT
 
 NODE = "worker-1"
 LISTING = "sendInitialEvents"
@@ -252,22 +252,22 @@ async def test_one_sentence_while_the_server_is_away(told: Told) -> None:
 
 
 class RealAgent:
-    """`lrp-agent` as a process. Its programs are on the node of the lab; the API server is the machine's own."""
+    """`lrp-agent` as a process. Its programs are on the node of the lab; the API server is the machine's own.
+
+    They stay there when it ends: another agent adopts them, and starts in no time.
+    """
 
     def __init__(self, node: Node, kubeconfig: Path, directory: Path) -> None:
-        self._pins = node.bpf / "lrp"
-        self._cgroup = node.cgroup
         self._socket = directory / "agent.sock"
         self._log = directory / "agent.log"
-        roots = ["--bpf-root", str(self._pins), "--cgroup-root", str(node.cgroup), "--api-socket", str(self._socket)]
+        roots = ["--bpf-root", str(pins_on(node)), "--cgroup-root", str(node.cgroup), "--api-socket", str(self._socket)]
         doors = ["--metrics-bind-address", "", "--healthz-bind-address", ""]
-        program = str(Path(sys.executable).parent / "lrp-agent")
-        self._command = [program, "--kubeconfig", str(kubeconfig), "--node-name", NODE, *roots, *doors]
+        self._command = [*AGENT, "--kubeconfig", str(kubeconfig), "--node-name", NODE, *roots, *doors]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log)
         self.wait(lambda _: True)
 
     def kill(self) -> None:
@@ -295,8 +295,10 @@ class RealAgent:
     def close(self) -> None:
         if self._process and self._process.poll() is None:
             self.kill()
-        if self._pins.exists():
-            cleanup(self._pins, self._cgroup)
+
+
+def pins_on(node: Node) -> Path:
+    return node.bpf / "lrp"
 
 
 @dataclass(frozen=True)
@@ -311,21 +313,30 @@ class Stage:
     two: Pod
 
 
-@pytest.fixture
-def stage(cluster: Cluster, tmp_path: Path) -> Iterator[Stage]:
-    """The stage, its agent not started yet."""
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """The node, with its pods; a file's tests share it."""
     if os.geteuid():
         pytest.fail("this test needs root", pytrace=False)
-    own = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
     with Node() as node:
-        client, one, two = (node.pod(name, labels={"app": "dns"}) for name in ("client", "one", "two"))
-        for pod in (one, two):
-            pod.serve_udp(53, pod.short_name)
-        with FaultyProxy(cluster) as proxy:  # after the servers: they are forks, and would keep its sockets open
-            cluster.apply(own)
-            agent = RealAgent(node, cluster.kubeconfig(token=cluster.token, server=proxy.url), tmp_path)
-            yield Stage(cluster, proxy, agent, client, one, two)
-            agent.close()
+        for name in ("client", "one", "two"):
+            pod = node.pod(name, labels={"app": "dns"})
+            if name != "client":
+                pod.serve_udp(53, pod.short_name)
+        yield node
+        if pins_on(node).exists():
+            cleanup(pins_on(node), node.cgroup)
+
+
+@pytest.fixture
+def stage(cluster: Cluster, node: Node, tmp_path: Path) -> Iterator[Stage]:
+    """The stage, its agent not started yet."""
+    own = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+    with FaultyProxy(cluster) as proxy:  # after the servers: they are forks, and would keep its sockets open
+        cluster.apply(own)
+        agent = RealAgent(node, cluster.kubeconfig(token=cluster.token, server=proxy.url), tmp_path)
+        yield Stage(cluster, proxy, agent, *node.pods.values())
+        agent.close()
     cluster.delete(own)
 
 
@@ -359,6 +370,7 @@ def test_apply_and_it_redirects_and_delete_and_it_does_not(stage: Stage, namespa
     """Pods ready, unready, replaced; the Service before the policy; the policy deleted and made again at once."""
     cluster, client = stage.cluster, stage.client
     stage.agent.start()
+    stage.agent.wait(lambda status: status.ready)
     cluster.apply(policy("p", namespace, to_service("dns", namespace)))
     vip = cluster.apply(service("dns", namespace))["spec"]["clusterIP"]
     publish(cluster, stage.one, namespace)
@@ -382,8 +394,8 @@ def test_a_start_with_the_server_away(stage: Stage, namespace: str) -> None:
     cluster.apply(policy("p", namespace, to_service("dns", namespace)))
     first = publish(cluster, stage.one, namespace)
     agent.start()
-    assert answered_by(client, vip, "one")
     before = agent.wait(lambda status: status.ready)
+    assert answered_by(client, vip, "one")
     agent.kill()
     with stage.proxy.away():
         agent.start()

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,9 +20,12 @@ LABEL = "app.kubernetes.io/component"
 SMALL = ("--bpf-lb-map-max", "512")
 
 
-@pytest.fixture
-def ground(tmp_path: Path) -> Iterator[Ground]:
-    with Ground(tmp_path) as ground:
+@pytest.fixture(scope="module", params=[SOCKETS, TC_ONLY], ids=str)
+def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """Nodes, and an agent that runs in one mode."""
+    mode: Mode = request.param
+    with Ground(tmp_path_factory.mktemp("ground")) as ground:
+        ground.started(mode, *SMALL)
         yield ground
         ground.cleanup()
 
@@ -37,16 +39,14 @@ def start(pod: Pod, container: Manifest) -> "subprocess.Popen[str]":
     return pod.popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("mode", [SOCKETS, TC_ONLY], ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_sees_a_redirect(ground: Ground, helm: Helm, mode: Mode, shape: Shape) -> None:
+def test_it_sees_a_redirect(ground: Ground, helm: Helm, shape: Shape) -> None:
     hooks = [
         found for found in helm.template() if found["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
     ]
     template = one(hooks, "ReplicaSet")["spec"]["template"]
     (backend,), (client,) = template["spec"]["containers"], one(hooks, "Pod")["spec"]["containers"]
-    ground.started(mode, *SMALL)
-    pod = ground.node.pod("backend", bridge=shape == "bridged", labels=template["metadata"]["labels"])
+    pod = ground.node.pod(f"{shape}-b", bridge=shape == "bridged", labels=template["metadata"]["labels"])
     start(pod, backend)
     manifest = pod.manifest("kube-system", ports=[("http", 8080, "TCP")])
     asking = start(ground.clients[shape], client)
@@ -54,6 +54,8 @@ def test_it_sees_a_redirect(ground: Ground, helm: Helm, mode: Mode, shape: Shape
     assert asking.poll() is None, "nobody answers yet"
     ground.write("test", one(hooks, "CiliumLocalRedirectPolicy"), manifest)
     told, errors = asking.communicate(timeout=60)
+    ground.delete("test")
+    ground.settled()
     assert (asking.returncode, told) == (
         0,
         f"169.254.213.7:80 is answered by the backend on {ground.node.name}: it is redirected\n",

@@ -27,6 +27,7 @@ from tests.cluster.test_agent_source import (
     NODE,
     Stage,
     answered_by,
+    node,  # noqa: F401 - a fixture
     publish,
     stage,  # noqa: F401 - a fixture
     who_answers,
@@ -57,6 +58,7 @@ class Scene:
     def __init__(self, on: Stage, honest: str, hostile: str) -> None:
         self.stage, self.cluster, self.honest, self.hostile = on, on.cluster, honest, hostile
         on.agent.start()
+        self.status(lambda status: status.ready)  # nothing is redirected that another test's tenants wanted
         self.vip: str = self.cluster.apply(service("dns", honest))["spec"]["clusterIP"]
         self.cluster.apply(policy("honest", honest, to_service("dns", honest)))
         publish(self.cluster, on.one, honest)
