@@ -39,11 +39,11 @@ def config_map(name: str, namespace: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}}
 
 
-async def watched(client: aiohttp.ClientSession, path: str, seconds: int = 1) -> list[str]:
+async def watched(client: aiohttp.ClientSession, path: str, more: str = "", *, seconds: int = 1) -> list[str]:
     """The names that a watch tells, until it ends; a broken end is told as "broken", half a line as "torn"."""
     found, rest = [], b""
     try:
-        async with client.get(f"{path}?watch=1&timeoutSeconds={seconds}") as answer:
+        async with client.get(f"{path}?watch=1&timeoutSeconds={seconds}{more}") as answer:
             async for piece in answer.content.iter_any():
                 *lines, rest = (rest + piece).split(b"\n")
                 found += [name_of(json.loads(line)) for line in lines]
@@ -72,24 +72,23 @@ async def test_what_no_rule_names_passes(
     await until(lambda: [request for request in cluster.requests() if request.path == str(selector)])
 
 
-@pytest.mark.parametrize(
-    ("fault", "told"),
-    [
-        (Cut(after_events=2), ["a", "b", "broken"]),
-        (Cut(after_events=1, and_bytes=10), ["a", "torn", "broken"]),
-        (ErrorEvent(after_events=1), ["a", "410"]),
-        (ErrorEvent(), ["410"]),
-        (Duplicate(), ["a", "a", "b", "b", "c", "c"]),
-        (Reorder(), ["b", "a", "c"]),
-        (Slow(drop=50, pause=0.001), ["a", "b", "c"]),
-    ],
-    ids=repr,
-)
-async def test_faults_of_a_stream(
-    client: aiohttp.ClientSession, proxy: FaultyProxy, maps: str, fault: Fault, told: list[str]
-) -> None:
-    proxy.add(fault, "WATCH", maps)
-    assert await watched(client, maps) == told
+STREAMS: list[tuple[Fault, list[str]]] = [
+    (Cut(after_events=2), ["a", "b", "broken"]),
+    (Cut(after_events=1, and_bytes=10), ["a", "torn", "broken"]),
+    (ErrorEvent(after_events=1), ["a", "410"]),
+    (ErrorEvent(), ["410"]),
+    (Duplicate(), ["a", "a", "b", "b", "c", "c"]),
+    (Reorder(), ["b", "a", "c"]),
+    (Slow(drop=50, pause=0.001), ["a", "b", "c"]),
+]
+
+
+async def test_faults_of_a_stream(client: aiohttp.ClientSession, proxy: FaultyProxy, maps: str) -> None:
+    """All at once: each watch lasts as long as a watch lasts at least, a second."""
+    for number, (fault, _) in enumerate(STREAMS):
+        proxy.add(fault, "WATCH", f"{maps}.*&number={number}$")
+    told = await asyncio.gather(*(watched(client, maps, f"&number={number}") for number in range(len(STREAMS))))
+    assert list(zip([fault for fault, _ in STREAMS], told, strict=True)) == STREAMS
 
 
 async def test_a_rule_for_two_requests(client: aiohttp.ClientSession, proxy: FaultyProxy, maps: str) -> None:
@@ -140,7 +139,7 @@ async def test_half_open_and_hanging(client: aiohttp.ClientSession, proxy: Fault
 
 
 async def test_away_and_back(client: aiohttp.ClientSession, proxy: FaultyProxy, maps: str) -> None:
-    watch = asyncio.create_task(watched(client, maps, 60))
+    watch = asyncio.create_task(watched(client, maps, seconds=60))
     await until(lambda: proxy.open("WATCH", maps))
     with proxy.away():
         assert (await watch)[-1] == "broken"
@@ -150,7 +149,7 @@ async def test_away_and_back(client: aiohttp.ClientSession, proxy: FaultyProxy, 
 
 
 async def test_broken_at_once(client: aiohttp.ClientSession, proxy: FaultyProxy, maps: str) -> None:
-    watch = asyncio.create_task(watched(client, maps, 60))
+    watch = asyncio.create_task(watched(client, maps, seconds=60))
     await until(lambda: proxy.open("WATCH", maps))
     proxy.break_connections()
     assert (await watch)[-1] == "broken"
