@@ -5,6 +5,7 @@ that the chart gives it. `lrp-controller withdraw` runs as the chart's Job has i
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -113,6 +114,8 @@ class KubeGround(Ground):
     def start(self, mode: Mode, *flags: str, env: dict[str, str] | None = None) -> None:
         config = self.folder / "values.yaml"
         config.write_text(mode.text)
+        if not self.kept.exists():  # what the tests have compiled before, for it is removed in the end
+            shutil.copytree(os.environ[VARIABLE], self.kept)
         command = [*self.program, "--config", config, "--kubeconfig", self.config]
         order = f"--withdraw-order=kube-system/{RELEASE}-withdraw"
         with self.log_path.open("ab") as log:
@@ -149,9 +152,13 @@ class KubeGround(Ground):
         return self.folder / "kept"
 
     def left_behind(self) -> list[str]:
-        """What there is of ours: pins, files and their directories, programs on the node's cgroup and on its links."""
-        ours = [place for place in (self.node.bpf / "lrp", self.kept) if place.exists()]
-        found = [str(path) for place in ours for path in (place, *place.rglob("*"))]
+        """What there is of ours, in the kernel and on disk."""
+        return self.in_kernel() + [str(path) for path in (self.kept, *self.kept.rglob("*")) if path.exists()]
+
+    def in_kernel(self) -> list[str]:
+        """Pins and their directory, programs on the node's cgroup and on its links."""
+        pins = self.node.bpf / "lrp"
+        found = [str(path) for path in (pins, *pins.rglob("*"))] if pins.exists() else []
         cgroup = os.open(self.node.cgroup, os.O_RDONLY | os.O_DIRECTORY)
         try:
             found += [f"{hook.name} {ids}" for hook in bpf.AttachType if (ids := bpf.attached_programs(cgroup, hook))]
@@ -161,7 +168,7 @@ class KubeGround(Ground):
 
     def attached(self) -> list[str]:
         """The same without pins: hooks, and the numbers of the programs there."""
-        return [name for name in self.left_behind() if not name.startswith("/")]
+        return [name for name in self.in_kernel() if not name.startswith("/")]
 
 
 def _programs_on_links() -> list[str]:
@@ -312,7 +319,7 @@ def test_nodes_that_do_not_withdraw_are_named(ground: KubeGround) -> None:
     assert ground.attached()
     # What it says is to be done, does it; through another path, as it does on a node.
     ground.cleanup()
-    assert not ground.left_behind()
+    assert not ground.in_kernel()
     assert ground.cluster.request("DELETE", f"{STATES}/{name}")
     job = uninstall(ground, seconds=30)
     told, errors = job.communicate(timeout=60)
@@ -325,7 +332,7 @@ def test_nothing_is_touched_before_the_order_is_known(ground: KubeGround) -> Non
     ground.start(SOCKETS, *SMALL)
     wait(lambda: "forbidden" in status_of(ground), "it to say so", ground.log)
     assert f"kube-system/{RELEASE}-withdraw" in status_of(ground)
-    assert not ground.left_behind()
+    assert not ground.in_kernel()
 
 
 def cut_off(ground: KubeGround, pod: Pod) -> None:
