@@ -12,9 +12,11 @@
  * first, all else of TCP is in the second. Only a SYN or a datagram to a frontend begins a flow. Other TCP packets that
  * are in no table pass: they belong to connections that are older than the frontend.
  *
- * Between a SYN and its answer something else may pass: the backend still has an earlier connection of these ports (it
- * closed it a moment ago, say) and tells where that is; the client answers that by a RST, and sends its SYN again at once.
- * So what is not in the second table is looked for in the first, if a SYN has just passed that it may belong to (`asking`).
+ * A backend may have a connection of a new flow's ports that is in no table: one that is older than the frontend, or that
+ * it closed a moment ago. It then answers the SYN by an ACK that tells where that one is. The client gets this as from the
+ * frontend, and sends its SYN again at once, which takes another port (FLOW_TAKEN); the RST that it sends besides is
+ * dropped, for it would end the other connection. Since this needs a look-up in the first table for what is not in the
+ * second, it is done only where a SYN has just passed that the packet may belong to (`asking`).
  *
  * Established connections can't be displaced by new flows, for these wait in the LRU until they are answered. When
  * `flows` is full the connection is not redirected: its SYN-ACK is dropped, and the client's next SYN passes untouched.
@@ -101,9 +103,9 @@ INLINE bool F(is_marked)(const struct F(flow_key) * key, const struct F(tuple) *
 }
 #endif
 
-/* Find a source port that tells this flow's replies from all others; begin with its own. */
+/* Find a source port that tells this flow's replies from all others; begin with its own, unless that is known to be taken. */
 INLINE bool F(find_port)(const struct F(flow_key) * key, struct F(flow) * flow, struct F(flow_key) * reply, u32 now,
-			 bool *absent)
+			 bool taken, bool *absent)
 {
 	struct F(tuple) back;
 	int try;
@@ -112,10 +114,11 @@ INLINE bool F(find_port)(const struct F(flow_key) * key, struct F(flow) * flow, 
 	F(other_key)(reply, key, flow);
 #pragma clang loop unroll(disable)
 	for (try = 0; try < LRP_PORT_TRIES; try++) {
-		if (!F(is_taken)(reply, &back, now, absent)) {
+		if (!taken && !F(is_taken)(reply, &back, now, absent)) {
 			flow->becomes.sport = reply->tuple.dport;
 			return true;
 		}
+		taken = false;
 		/* Above the ports that clients are usually given, so that few are taken. */
 		reply->tuple.dport = bpf_htons(61000 + (bpf_get_prandom_u32() & 4095));
 	}
@@ -156,9 +159,9 @@ INLINE void F(make_reply)(struct F(flow) * back, const struct F(flow_key) * key,
 
 /*
  * Begin a flow: `flow->becomes` has the backend; the source address and port are decided here. False: it can't be.
- * The reply's entry comes first, for a packet that is sent must find its way back.
+ * known: what the LRU has for this key. The reply's entry comes first, for a packet that is sent must find its way back.
  */
-INLINE bool F(begin)(const struct F(flow_key) * key, struct F(flow) * flow, u32 now, bool absent)
+INLINE bool F(begin)(const struct F(flow_key) * key, struct F(flow) * flow, u32 now, const struct F(flow) * known)
 {
 	struct F(flow_key) reply;
 	struct F(flow) back = {};
@@ -166,10 +169,10 @@ INLINE bool F(begin)(const struct F(flow_key) * key, struct F(flow) * flow, u32 
 
 	flow->becomes.sport = key->tuple.sport;
 	flow->seen = now;
-	if (!F(find_port)(key, flow, &reply, now, &reply_absent))
+	if (!F(find_port)(key, flow, &reply, now, known && known->flags & FLOW_TAKEN, &reply_absent))
 		return false;
 	F(make_reply)(&back, key, flow);
-	return F(put_recent)(&reply, &back, reply_absent) && F(put_recent)(key, flow, absent);
+	return F(put_recent)(&reply, &back, reply_absent) && F(put_recent)(key, flow, !known);
 }
 
 #if !LRP_NEW_FLOWS
@@ -179,7 +182,7 @@ INLINE bool F(begin)(const struct F(flow_key) * key, struct F(flow) * flow, u32 
  * leads anyway. (While the level serves, backends' own addresses are frontends, which see to that.)
  * False: there is no need, or no way.
  */
-INLINE bool F(stands_aside)(const struct F(packet) * p, struct F(flow) * flow, u32 now)
+INLINE bool F(stands_aside)(const struct F(packet) * p, struct F(flow) * flow, const struct F(flow) * known, u32 now)
 {
 	struct F(flow_key) reply;
 	struct F(tuple) back;
@@ -195,7 +198,7 @@ INLINE bool F(stands_aside)(const struct F(packet) * p, struct F(flow) * flow, u
 		return false;
 	flow->isn = p->seq;
 	flow->index = 0;
-	return F(begin)(&p->key, flow, now, false);
+	return F(begin)(&p->key, flow, now, known);
 }
 #endif
 
@@ -475,16 +478,28 @@ INLINE void F(note_asking)(const struct F(flow_key) * key, const struct F(flow) 
 		leave_mark(back, now);
 }
 
-/* TCP: a packet that is in no connection that was answered, but may be about one that was not yet. */
+/* TCP: a packet of no connection that was answered. It may tell that the ports of one that was not yet are taken. */
 INLINE enum verdict F(interject)(const struct F(packet) * p, struct F(flow) * becomes, u32 now)
 {
-	struct F(flow) *flow = NULL;
+	struct F(flow) *flow = NULL, *forward;
+	struct F(flow_key) key;
 
 	if (finds_mark(mark_of(p->key.tuple.sport, p->key.tuple.dport, p->key.ifindex), now))
 		flow = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
-	if (!flow || flow->flags & FLOW_RESET || !F(is_alive)(flow, IPPROTO_TCP, now))
+	if (!flow || flow->flags & FLOW_RESET || !F(is_alive)(flow, IPPROTO_TCP, now) ||
+	    F(leads_to)(flow, &p->key.tuple))
 		return PASS;
+	if (!(flow->flags & FLOW_REPLY))
+		return flow->flags & FLOW_TAKEN && p->flags & TCP_RST ? DROP : PASS;
+	if ((p->flags & (TCP_FIN | TCP_RST | TCP_ACK)) != TCP_ACK)
+		return PASS;
+	F(other_key)(&key, &p->key, flow);
+	forward = bpf_map_lookup_elem(F(map_recent), &key);
+	if (!forward || !F(is_of_reverse)(forward, &p->key.tuple))
+		return PASS;
+	forward->flags |= FLOW_TAKEN;
 	*becomes = *flow;
+	bpf_map_delete_elem(F(map_recent), (void *)&p->key); /* what comes further is of the other connection */
 	return TRANSLATE;
 }
 

@@ -147,11 +147,11 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 	flow = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
 	if (flow && flow->flags & FLOW_RESET && flow->isn == p->seq)
 		return F(goes_elsewhere)(p); /* there was no room for this connection: see `establish` */
-	if (flow && F(keeps)(skb, p, flow, run, bridged, now)) {
+	if (flow && !(flow->flags & FLOW_TAKEN) && F(keeps)(skb, p, flow, run, bridged, now)) {
 		work->becomes = *flow;
 		return TRANSLATE;
 	}
-	if (!F(choose_backend)(skb, work, first, bridged) || !F(begin)(&p->key, &work->becomes, now, !flow)) {
+	if (!F(choose_backend)(skb, work, first, bridged) || !F(begin)(&p->key, &work->becomes, now, flow)) {
 		F(report)(work, ACTION_FAILED);
 		return F(goes_elsewhere)(p);
 	}
@@ -166,11 +166,18 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 	const struct F(packet) *p = &work->p;
 	struct F(flow) *flow = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
 
-	if (!flow || flow->flags & FLOW_RESET || !F(is_sent_again)(p, flow, now) ||
-	    !F(is_answerable)(&p->key, flow, now))
-		return F(stands_aside)(p, &work->becomes, now) ? TRANSLATE : F(goes_elsewhere)(p);
-	work->becomes = *flow;
-	return TRANSLATE;
+	bool known = flow && !(flow->flags & FLOW_RESET) && F(is_sent_again)(p, flow, now);
+
+	if (known)
+		work->becomes = *flow;
+	if (known && flow->flags & FLOW_TAKEN) {
+		work->becomes.flags &= ~FLOW_TAKEN;
+		if (F(begin)(&p->key, &work->becomes, now, flow))
+			return TRANSLATE;
+	} else if (known && F(is_answerable)(&p->key, flow, now)) {
+		return TRANSLATE;
+	}
+	return F(stands_aside)(p, &work->becomes, flow, now) ? TRANSLATE : F(goes_elsewhere)(p);
 }
 #endif
 

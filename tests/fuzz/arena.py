@@ -173,7 +173,7 @@ def _expected(leg: Leg, *, back: bool) -> tuple[object, ...]:
     talk = leg.talk
     ends = (talk.frontend, talk.client) if back else (talk.source, talk.backend)
     flags = (1 if back else 0) | (2 if talk.bounce else 0) | sum(_GIVEN_UP[end] for end in leg.ends)
-    flags |= 4 if talk.mac and not back else 0
+    flags |= (4 if talk.mac and not back else 0) | (128 if leg.taken else 0)
     return _pair(*ends), leg.seen & 0xFFFFFFFF, 0 if back else talk.isn, flags, b"" if back else talk.mac
 
 

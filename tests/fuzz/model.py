@@ -90,11 +90,15 @@ class Conversation:
 
 @dataclass(slots=True)
 class Leg:
-    """One direction of a conversation: when it was last heard; when a SYN last asked for it; how it has ended."""
+    """One direction of a conversation: when it was last heard; when a SYN last asked for it; how it has ended.
+
+    taken: the backend has said that it has another connection of these ports.
+    """
 
     talk: Conversation
     seen: int
     syn: int = -1000
+    taken: bool = False
     ends: set[str] = field(default_factory=set)
 
     def has_ended(self) -> bool:
@@ -341,12 +345,12 @@ class Model:
         leg = self.asked.get(key)
         if leg and "reset" in leg.ends and leg.talk.isn == packet.seq:
             return self._goes_elsewhere(run, packet, key)
-        if leg and self._keeps(leg, packet, rule, run):
+        if leg and not leg.taken and self._keeps(leg, packet, rule, run):
             for one in (leg, self.owed.get(leg.talk.answering)):
                 if one and one.talk.asking == leg.talk.asking:
                     one.syn = run.now
             return self._forward(run, packet, leg.talk)
-        return self._begins(run, packet, rule)
+        return self._begins(run, packet, rule, taken=leg is not None and leg.taken)
 
     def _goes_elsewhere(self, run: Run, packet: Packet, key: tuple[object, ...]) -> str:
         """What passes untouched begins something that is none of ours: an earlier connection of its name is over."""
@@ -374,7 +378,7 @@ class Model:
         leg.seen = now
         return True
 
-    def _begins(self, run: Run, packet: Packet, rule: Rule) -> str:
+    def _begins(self, run: Run, packet: Packet, rule: Rule, *, taken: bool) -> str:
         if len(run.out) != len(run.frame):
             raise Wrong(f"{len(run.frame)} bytes became {len(run.out)}")
         size = len(packet.source)
@@ -391,7 +395,7 @@ class Model:
             return Conversation(run.link, packet.protocol, *ends, bounce=bounce, mac=mac, isn=packet.seq)
 
         talk, word = talk_from(packet.sport), "begun"
-        if self._is_taken(talk, run.now):
+        if taken or self._is_taken(talk, run.now):
             port = number(run.out, packet.l4)
             talk, word = talk_from(port), "moved"
             if port not in OTHER_PORTS or self._is_taken(talk, run.now):
@@ -489,14 +493,24 @@ class Model:
     def _interjects(self, run: Run, packet: Packet) -> str:
         """What is said between a SYN and its answer. The program may miss it where many ask, and know it long after."""
         ends = packet.sender, packet.receiver
-        leg = self.asked.get((run.link, packet.protocol, *ends)) if run.hook == OUT else None
-        asks = leg is not None
-        leg = leg or self.owed.get((run.link, run.hook, packet.protocol, *ends))
-        if leg is None or "reset" in leg.ends or not leg.is_alive(run.now):
+        asks = self.asked.get((run.link, packet.protocol, *ends)) if run.hook == OUT else None
+        owed = None if asks else self.owed.get((run.link, run.hook, packet.protocol, *ends))
+        leg = asks or owed
+        if leg is None or "reset" in leg.ends or not leg.is_alive(run.now) or leg.talk.is_plain:
             return self._passes(run, packet)
-        if run.verdict == PASS and run.out == run.frame and not leg.talk.is_plain:
-            return "passed" if run.now - leg.syn > ASKING else "missed"
-        self._forward(run, packet, leg.talk) if asks else self._backward(run, packet, leg.talk)
+        first = self.asked.get(leg.talk.asking)
+        if asks:
+            matters = asks.taken and packet.flags & RST
+        else:
+            matters = packet.flags & (FIN | RST | ACK) == ACK and first and first.talk.wire == leg.talk.wire
+        if not matters or (run.verdict == PASS and run.out == run.frame):
+            word = self._passes(run, packet)
+            return "missed" if matters and run.now - leg.syn <= ASKING else word
+        if asks:
+            return self._dropped(run, "silenced")
+        first.taken = True
+        del self.owed[leg.talk.answering]
+        self._backward(run, packet, leg.talk)
         return "interjection"
 
     def _piece(self, run: Run, packet: Packet) -> str:

@@ -14,7 +14,7 @@ from tests.fuzz.fuzzing import Report, fuzz
 
 SEED = 20261125
 _WORDS = {"begun", "moved", "direct", "request", "reply", "interjection", "error", "piece", "refused", "reset"}
-_WORDS |= {"passed", "alien"}
+_WORDS |= {"passed", "alien", "silenced"}
 
 
 @pytest.mark.privileged

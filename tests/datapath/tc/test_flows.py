@@ -229,27 +229,71 @@ def greeted(way: str, to: str, port: int, source_port: int) -> bytes:
         return greeting
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_backend_may_still_have_an_earlier_connection_of_these_ports(tc: TcWorld, way: str) -> None:
-    """It was made before the frontend, or through another one. The backend, which closed it, answers a SYN by telling
-    where that connection is (a challenge ACK); the client answers by a RST; both are to find the other.
+@pytest.fixture
+def unstamped(tc: TcWorld) -> Iterator[TcWorld]:
+    """A client without TCP's timestamps: they would decide in place of sequence numbers, which differ by port."""
+    tc.client.set("ipv4/tcp_timestamps", 0)
+    yield tc
+    tc.client.set("ipv4/tcp_timestamps", 1)
 
-    Sequence numbers decide whether it does: for half of the ports here. The client would answer what got through
-    untranslated as well, and could go on a second later; so what comes from the backend's own address is dropped.
+
+PORTS = range(20000, 20020)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_backend_may_still_have_an_earlier_connection_of_these_ports(unstamped: TcWorld, way: str) -> None:
+    """It was made before the frontend. The backend, which closed it, answers a SYN by telling where that one is.
+
+    The client is to hear this (a challenge ACK) from the frontend, for then it sends its SYN again at once. If it heard
+    it from the backend itself, it would end that connection, and go on a second later; so that is dropped.
     """
-    client, backend = tc.client, tc.one.ipv4 if way == "4" else tc.one.ipv6
-    client.set("ipv4/tcp_timestamps", 0)  # they would decide in place of the numbers
+    tc, backend = unstamped, unstamped.one.ipv4 if way == "4" else unstamped.one.ipv6
     server = tc.one.serve(closes_first(port := 8000 + int(way)))
-    ports = range(20000, 20020)
     try:
-        client.call(lambda: [greeted(way, backend, port, source) for source in ports])
+        tc.client.call(lambda: [greeted(way, backend, port, source) for source in PORTS])
         tc.program(tc.entry(way, TCP, tc.one, port=port))
         rule = f"{'ip' if way == '4' else 'ip6'} saddr {backend} drop"
-        client.run(["nft", "add table inet aside; add chain inet aside in { type filter hook input priority 0; }"])
-        client.run(["nft", f"add rule inet aside in {rule}"])
-        greetings = client.call(lambda: [greeted(way, VIP[way], WEB, source) for source in ports], timeout=300)
-        assert greetings == [b"hello"] * len(ports)
+        tc.client.run(["nft", "add table inet aside; add chain inet aside in { type filter hook input priority 0; }"])
+        tc.client.run(["nft", f"add rule inet aside in {rule}"])
+        greetings = tc.client.call(lambda: [greeted(way, VIP[way], WEB, source) for source in PORTS], timeout=300)
+        assert greetings == [b"hello"] * len(PORTS)
     finally:
-        client.run(["nft", "delete table inet aside"], check=False)
-        client.set("ipv4/tcp_timestamps", 1)
+        tc.client.run(["nft", "delete table inet aside"], check=False)
         server.stop()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_so_may_one_that_is_new_to_the_frontend(unstamped: TcWorld, way: str) -> None:
+    """And the flow that the ports had before, to another backend, is no hindrance."""
+    tc, address = unstamped, unstamped.two.ipv4 if way == "4" else unstamped.two.ipv6
+    servers = [pod.serve(closes_first(port := 8010 + int(way))) for pod in (tc.one, tc.two)]
+    try:
+        tc.client.call(lambda: [greeted(way, address, port, source) for source in PORTS])
+        for pod in (tc.one, tc.two):
+            tc.program(tc.entry(way, TCP, pod, port=port))
+            greetings = tc.client.call(lambda: [greeted(way, VIP[way], WEB, source) for source in PORTS], timeout=300)
+            assert greetings == [b"hello"] * len(PORTS)
+    finally:
+        for server in servers:
+            server.stop()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_connection_of_these_ports_that_goes_on_is_not_ended(tc: TcWorld, way: str) -> None:
+    """It is older than the frontend, and the client's socket for it is there. The new one gets another port."""
+    address = tc.one.ipv4 if way == "4" else tc.one.ipv6
+    with ExitStack() as stack:
+        for source in PORTS[:3]:
+            old, new = (stack.enter_context(socket_in(tc.client, way, socket.SOCK_STREAM)) for _ in range(2))
+            for sock, to in ((old, address), (new, VIP[way])):
+                sock.settimeout(10)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, SO_LINGER_RESET)
+                sock.bind(("", source))
+                sock.connect((to, WEB))
+                assert name_in(sock.recv(200)) == "one"
+                tc.program(tc.entry(way, TCP, tc.one))
+            for sock in (old, new, old):
+                sock.sendall(b"still there?")
+                assert sock.recv(12) == b"still there?"
+            tc.program()
