@@ -1,5 +1,6 @@
 """What BCC has made once is kept in files, and as good as compiled; what is no good is compiled anew, openly."""
 
+import errno
 import logging
 import shutil
 import subprocess
@@ -103,6 +104,26 @@ def test_programs_that_were_kept_redirect(world: World) -> None:
 
 
 @pytest.mark.usefixtures("cache")
+def test_want_of_memory_is_not_held_against_what_was_kept(wanted: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(request_for(wanted))
+
+    def no_memory(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    before = open_descriptors()
+    for step in ("make", "load_program"):
+        with monkeypatch.context() as patch:
+            patch.setattr(mapshape if step == "make" else bpf, step, no_memory)
+            assert was_compiled(after_a_boot(wanted))
+        assert not was_compiled(after_a_boot(wanted))
+    assert open_descriptors() == before
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.usefixtures("cache")
 def test_other_sources_constants_or_kernels_are_compiled(
     wanted: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +134,9 @@ def test_other_sources_constants_or_kernels_are_compiled(
     monkeypatch.setattr("platform.release", lambda: "6.66")
     assert was_compiled(after_a_boot(wanted))
     monkeypatch.undo()
+    monkeypatch.setattr("lrp_operator.loader.kept._makers", lambda: "another compiler")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    assert was_compiled(after_a_boot(wanted))
     monkeypatch.setenv(VARIABLE, str(tmp_path / "elsewhere"))
     assert was_compiled(after_a_boot(wanted))
 
@@ -133,7 +157,7 @@ def test_what_this_kernel_refuses_is_forgotten(wanted: Build, caplog: pytest.Log
     only_exits = bytes((0x95, 0, 0, 0, 0, 0, 0, 0))  # with nothing in r0, which no verifier allows
     store.keep_programs(programs, KeptSet({name: KeptProgram(only_exits, {}) for name in programs.functions}, {}))
     assert was_compiled(after_a_boot(wanted))
-    assert "is of no use: [Errno 13] bpf PROG_LOAD" in warnings(caplog)
+    assert "can't be used: the kernel refuses lrp_from_pod: [Errno 13] bpf PROG_LOAD" in warnings(caplog)
     assert not was_compiled(after_a_boot(wanted))
 
 
@@ -196,11 +220,16 @@ def test_a_withdrawal_removes_the_directory_that_is_mounted_from_the_node(
         str(cache),
         str(tmp_path_factory.mktemp("aside")),
     ]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"directory {cache}\n"
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines() == [
+        f"directory {cache / 'builds'}",
+        f"directory {cache}",
+    ]
     assert not cache.exists()
     store = Store.given()
     assert store is not None
     assert store.clear() == [], "once more is no error"
+    cache.mkdir()  # as who starts a container makes it
+    assert store.clear() == [f"directory {cache}"]
 
 
 def test_what_others_have_put_there_stays(wanted: Build, cache: Path) -> None:

@@ -1,14 +1,17 @@
 """Taking everything of ours off this node: `lrp-agent cleanup` clears its kernel, a withdrawal its disk as well."""
 
 import errno
+import logging
 from pathlib import Path
 
 from lrp_operator.datapath.engine import cleanup
 from lrp_operator.datapath.model import DatapathError
 from lrp_operator.loader.kept import Store
 
-_MAY_STAY = {errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY}
-"""Why the pins' directory may not be removed: it is not there, is a mount's own root, or has somebody else's pins."""
+log = logging.getLogger(__name__)
+
+_MAY_STAY = {errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY, errno.ENOTDIR}
+"""Why the pins' directory may stay: it is not there, is a mount's own root or a link, or has somebody else's pins."""
 
 
 def remove_all(bpf_root: Path, cgroup_root: Path) -> list[str]:
@@ -27,7 +30,11 @@ def remove_all(bpf_root: Path, cgroup_root: Path) -> list[str]:
 
 
 def leave_nothing(bpf_root: Path, cgroup_root: Path) -> list[str]:
-    """Remove what was kept for the next boot as well. Raises DatapathError, OSError."""
+    """Remove what was kept for the next boot as well, or tell why it stays: it does nothing. Raises DatapathError."""
     removed = remove_all(bpf_root, cgroup_root)
-    store = Store.given()
-    return [*removed, *(store.clear() if store else [])]
+    if store := Store.given():
+        try:
+            removed += store.clear()
+        except OSError as error:
+            log.warning("%s stays on this node's disk: %s", store.directory, error)
+    return removed

@@ -6,6 +6,7 @@ BCC writes the compiler's diagnostics and the verifier's log to standard error; 
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,14 +55,14 @@ def _compile(bcc: ModuleType, step: str, source: str, defines: Mapping[str, int 
         raise LoadError(step, f"{source}: {error}") from error
 
 
-def _ensure_maps(bcc: ModuleType, request: Request) -> dict[str, bpf.Fd]:
+def _ensure_maps(bcc: ModuleType, request: Request, stack: ExitStack) -> dict[str, bpf.Fd]:
     """Have BCC make the maps that are not pinned yet."""
-    wanted, maps = map_pins(request), open_maps(request)
+    wanted, maps = map_pins(request), open_maps(request, stack)
     if len(maps) == len(wanted):
         return maps
     folders = {f"LRP_{kind}": f'"{folder}/"' for kind, folder in request.folders.items()}
     _compile(bcc, "maps", "maps.c", {**folders, **request.map_defines})
-    maps = open_maps(request)
+    maps = open_maps(request, stack)
     missing = [name.lower() for name in wanted if name not in maps]
     if missing:  # BCC does not tell
         raise LoadError("maps", f"BCC did not pin {', '.join(missing)}: is {request.folders['TABLES']} on a bpffs?")
@@ -71,19 +72,20 @@ def _ensure_maps(bcc: ModuleType, request: Request) -> dict[str, bpf.Fd]:
 def _load(request: Request) -> Manifest:
     make_folders(request)
     bcc = _import_bcc()
-    there = set(open_maps(request))
-    maps = _ensure_maps(bcc, request)
-    descriptors = {f"LRP_FD_{name}": fd.number for name, fd in maps.items()}
-    manifest = Manifest({}, {}, bcc_version=getattr(bcc, "__version__", "unknown"))
-    code: list[dict[str, bytes]] = []
-    for programs in request.sets:
-        module = _compile(bcc, "compile", programs.source, {**descriptors, **programs.defines})
-        with whole_folder(Path(programs.folder)) as folder:
-            for name, kind in programs.functions.items():
-                _load_program(module, name, kind, folder, manifest)
-        code.append({name: module.dump_func(name) for name in programs.functions})
-    made = {name: fd for name, fd in maps.items() if name not in there}
-    return msgspec.structs.replace(manifest, not_kept=_keep(request, maps, made, code))
+    with ExitStack() as stack:
+        there = open_maps(request, stack)
+        maps = _ensure_maps(bcc, request, stack)
+        descriptors = {f"LRP_FD_{name}": fd.number for name, fd in maps.items()}
+        manifest = Manifest({}, {}, bcc_version=getattr(bcc, "__version__", "unknown"))
+        code: list[dict[str, bytes]] = []
+        for programs in request.sets:
+            module = _compile(bcc, "compile", programs.source, {**descriptors, **programs.defines})
+            with whole_folder(Path(programs.folder)) as folder:
+                for name, kind in programs.functions.items():
+                    _load_program(module, name, kind, folder, manifest)
+            code.append({name: module.dump_func(name) for name in programs.functions})
+        made = {name: fd for name, fd in maps.items() if name not in there}
+        return msgspec.structs.replace(manifest, not_kept=_keep(request, maps, made, code))
 
 
 def _load_program(module: Any, name: str, kind: Program, folder: Path, manifest: Manifest) -> None:

@@ -4,22 +4,26 @@ Compiling takes most of an agent's start, and what comes of it is the same each 
 directory that LRP_BUILD_CACHE names, and whoever needs the same maps and programs later (all pins are gone after a
 reboot) puts them together again without a compiler (`again`).
 
-A file is found by a hash of all that decides what is in it: the sources, the constants, the kernel's release. It begins
-with a hash of the rest, so one that a crash has left unfinished is not used. Nobody else may write in that directory:
-what is there gets into the kernel, and the verifier does not ask whether it is what we wrote.
+A file is found by a hash of all that decides what is in it: the sources, the constants, who compiles and keeps them,
+the kernel's release. It begins with a hash of the rest, so one that a crash has left unfinished is not used. Nobody
+else may write in that directory: what is there gets into the kernel, and the verifier does not ask who wrote it.
 """
 
 import errno
 import hashlib
+import math
 import os
 import platform
 import shutil
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from lrp_operator.kernel import mapshape
 from lrp_operator.kernel.mapshape import MapShape
 from lrp_operator.loader.messages import ProgramSet, Request
 from lrp_operator.loader.sources import MAP_SOURCES, SOURCES, bpf_directory, digest
@@ -27,6 +31,7 @@ from lrp_operator.loader.sources import MAP_SOURCES, SOURCES, bpf_directory, dig
 VARIABLE = "LRP_BUILD_CACHE"
 FILES = 256
 """So many are kept, those that were used last."""
+LIBRARIES = Path("/usr/lib")
 _HASH_BYTES = hashlib.sha256().digest_size
 _OTHERS_MAY_WRITE = 0o022
 _OF_FLOWS = "LRP_MAX_FLOWS"
@@ -60,7 +65,7 @@ class Store:
     """The directory. Everything raises OSError where it can't be used."""
 
     def __init__(self, directory: Path) -> None:
-        # One of its own: a volume that a kubelet makes can be written to by everyone.
+        # One of its own, for all that is in it may be removed.
         self.directory = directory / "builds"
 
     @classmethod
@@ -85,15 +90,21 @@ class Store:
         """Keep it."""
         self._write(_name_of_programs(wanted), programs)
 
-    def forget(self, wanted: ProgramSet) -> None:
+    def forget_maps(self, request: Request) -> None:
+        """Remove the maps that a request needs."""
+        for kind in request.folders:
+            (self.directory / _name_of_maps(request, kind)).unlink(missing_ok=True)
+
+    def forget_programs(self, wanted: ProgramSet) -> None:
         """Remove a set of programs."""
         (self.directory / _name_of_programs(wanted)).unlink(missing_ok=True)
 
     def clear(self) -> list[str]:
         """Remove all of it, and the directory that was named, if nothing else is in it; what was removed."""
-        if not self.directory.is_dir():
-            return []
-        shutil.rmtree(self.directory)
+        removed = []
+        if self.directory.is_dir():
+            shutil.rmtree(self.directory)
+            removed.append(f"directory {self.directory}")
         named = self.directory.parent.absolute()
         # In a container it is a mount, which can't be removed. What the node's first process sees is the directory.
         for path in (named, Path(f"/proc/1/root{named}")):
@@ -103,19 +114,19 @@ class Store:
                 if error.errno not in _STAYS:
                     raise
             else:
-                return [f"directory {named}"]
-        return [f"directory {self.directory}"]
+                removed.append(f"directory {named}")
+        return removed
 
     def _read(self, name: str, kind: type[T]) -> T | None:
         path = self.directory / name
-        try:
-            raw = path.read_bytes()
-        except FileNotFoundError:
+        if not path.exists():
             return None
         self._refuse_others()
+        raw = path.read_bytes()
         if hashlib.sha256(raw[_HASH_BYTES:]).digest() != raw[:_HASH_BYTES]:
             return None
-        os.utime(path)
+        with suppress(OSError):  # a disk that can only be read: then nothing is removed from it either
+            os.utime(path)
         return msgspec.msgpack.decode(raw[_HASH_BYTES:], type=kind)
 
     def _write(self, name: str, kept: KeptMaps | KeptSet) -> None:
@@ -123,15 +134,26 @@ class Store:
         self._refuse_others()
         raw = msgspec.msgpack.encode(kept)
         unfinished = self.directory / f"{name}-unfinished-{os.getpid()}"
-        unfinished.write_bytes(hashlib.sha256(raw).digest() + raw)
-        unfinished.rename(self.directory / name)
-        for path in sorted(self.directory.iterdir(), key=lambda path: path.stat().st_mtime)[:-FILES]:
-            path.unlink()
+        try:
+            unfinished.write_bytes(hashlib.sha256(raw).digest() + raw)
+            unfinished.rename(self.directory / name)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        for path in sorted(self.directory.iterdir(), key=_used)[:-FILES]:
+            path.unlink(missing_ok=True)
 
     def _refuse_others(self) -> None:
-        status = self.directory.stat()
+        status = self.directory.lstat()
         if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_MAY_WRITE:
             raise PermissionError(f"{self.directory} is to be its user's own, and nobody else's to write in")
+
+
+def _used(path: Path) -> float:
+    """When a file was used last; one that somebody else is just putting in its place is new."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _name_of_maps(request: Request, kind: str) -> str:
@@ -149,4 +171,15 @@ def _name_of_programs(wanted: ProgramSet) -> str:
 
 def _hash(sources: list[str], *decide: object) -> str:
     kernel = (platform.machine(), platform.release(), platform.version())
-    return digest(sources, repr(kernel), *map(repr, decide))
+    return digest(sources, repr(kernel), _makers(), *map(repr, decide))
+
+
+@cache
+def _makers() -> str:
+    """Whoever has a part in what comes of the sources: the compiler's libraries, and these rooms."""
+    compilers = sorted(path for path in LIBRARIES.glob("*/libbcc.so*") if not path.is_symlink())
+    rooms = [*sorted(Path(__file__).parent.glob("*.py*")), Path(mapshape.__file__)]
+    hasher = hashlib.sha256(repr([(path.name, path.stat().st_size) for path in compilers]).encode())
+    for room in rooms:
+        hasher.update(room.read_bytes())
+    return hasher.hexdigest()

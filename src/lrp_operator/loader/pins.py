@@ -1,7 +1,7 @@
 """What is pinned of a build: maps, some of which stand already; folders of programs, each whole or not at all."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lrp_operator.kernel import bpf
@@ -20,9 +20,10 @@ def map_pins(request: Request) -> dict[str, Path]:
     return {name: Path(request.folders[kind]) / name.lower() for name, kind in map_names(request.folders).items()}
 
 
-def open_maps(request: Request) -> dict[str, bpf.Fd]:
-    """Open the maps that are pinned; the caller closes them. Raises OSError."""
-    return {name: bpf.open_pin(path) for name, path in map_pins(request).items() if path.exists()}
+def open_maps(request: Request, until: ExitStack) -> dict[str, bpf.Fd]:
+    """Open the maps that are pinned, until a stack is unwound. Raises OSError."""
+    pins = map_pins(request).items()
+    return {name: until.enter_context(bpf.open_pin(path)) for name, path in pins if path.exists()}
 
 
 @contextmanager
