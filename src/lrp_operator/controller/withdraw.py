@@ -231,7 +231,7 @@ class Withdrawal:
                 "again. Where it can't be mended, remove everything by hand, and the report, and uninstall again:",
                 f"  {debug} -- lrp-agent cleanup --bpf-root=/host/sys/fs/bpf/lrp-operator",
                 f"  kubectl delete {KIND} {node}",
-                "What it keeps on the node's disk (/var/lib/lrp-operator, or buildCache.hostRoot) does nothing by itself.",
+                "What it keeps on the disk (/var/lib/lrp-operator, or buildCache.hostRoot) does nothing by itself.",
                 "A node that is gone for good needs the second only. `helm uninstall --no-hooks` leaves all as it is.",
             ]
         return "".join(f"{line}\n" for line in lines)
