@@ -12,11 +12,11 @@
  * first, all else of TCP is in the second. Only a SYN or a datagram to a frontend begins a flow. Other TCP packets that
  * are in no table pass: they belong to connections that are older than the frontend.
  *
- * A backend may have a connection of a new flow's ports that is in no table: one that is older than the frontend, or that
- * it closed a moment ago. It then answers the SYN by an ACK that tells where that one is. The client gets this as from the
- * frontend, and sends its SYN again at once, which takes another port (FLOW_TAKEN); the RST that it sends besides is
- * dropped, for it would end the other connection. Since this needs a look-up in the first table for what is not in the
- * second, it is done only where a SYN has just passed that the packet may belong to (`asking`).
+ * A backend may have a connection of a new flow's ports that is none of ours, or that is over for us: one that is older than
+ * the frontend, or that it closed a moment ago. It then answers the SYN by an ACK that tells where that one is. The client
+ * gets this as from the frontend, and sends its SYN again at once, which takes another port (FLOW_TAKEN); the RST that it
+ * sends besides is dropped, for it would end the other connection. Since this needs a look-up in the first table for what
+ * is not in the second, it is done only where a SYN has just passed that the packet may belong to (`asking`).
  *
  * Established connections can't be displaced by new flows, for these wait in the LRU until they are answered. When
  * `flows` is full the connection is not redirected: its SYN-ACK is dropped, and the client's next SYN passes untouched.
@@ -53,6 +53,18 @@ INLINE bool F(is_alive)(const struct F(flow) * flow, u8 protocol, u32 now)
 	return age <= (protocol == IPPROTO_UDP ? LRP_UDP_LIFETIME : LRP_HALF_OPEN_LIFETIME);
 }
 
+/* Whether a connection that was answered has ended, or half of it, so long ago that its port may be given to another. */
+INLINE bool F(is_over)(const struct F(flow) * flow, u32 now)
+{
+	return flow->flags & (FLOW_RESET | FLOW_FIN_SENT | FLOW_FIN_BACK) && !F(is_alive)(flow, IPPROTO_TCP, now);
+}
+
+/* Whether the packets of an entry for replies are another connection's. */
+INLINE bool F(is_anothers)(const struct F(flow) * flow)
+{
+	return (flow->flags & (FLOW_REPLY | FLOW_TAKEN)) == (FLOW_REPLY | FLOW_TAKEN);
+}
+
 /* The key of a flow's other direction. */
 INLINE void F(other_key)(struct F(flow_key) * other, const struct F(flow_key) * key, const struct F(flow) * flow)
 {
@@ -78,14 +90,13 @@ INLINE bool F(is_taken)(const struct F(flow_key) * reply, const struct F(tuple) 
 	struct F(flow) *found = bpf_map_lookup_elem(F(map_recent), (void *)reply);
 
 	*absent = !found;
-	if (found && !F(leads_to)(found, back) && F(is_alive)(found, reply->protocol, now))
+	if (found && (found->flags & FLOW_TAKEN || !F(leads_to)(found, back)) &&
+	    F(is_alive)(found, reply->protocol, now))
 		return true;
 	if (reply->protocol != IPPROTO_TCP)
 		return false;
 	found = bpf_map_lookup_elem(F(map_flows), (void *)reply);
-	if (!found || F(leads_to)(found, back))
-		return false;
-	return !(found->flags & (FLOW_RESET | FLOW_FIN_SENT | FLOW_FIN_BACK)) || F(is_alive)(found, IPPROTO_TCP, now);
+	return found && !F(leads_to)(found, back) && !F(is_over)(found, now);
 }
 
 #if !LRP_NEW_FLOWS
@@ -103,9 +114,9 @@ INLINE bool F(is_marked)(const struct F(flow_key) * key, const struct F(tuple) *
 }
 #endif
 
-/* Find a source port that tells this flow's replies from all others; begin with its own, unless that is known to be taken. */
+/* Find a source port that tells this flow's replies from all others; begin with its own. */
 INLINE bool F(find_port)(const struct F(flow_key) * key, struct F(flow) * flow, struct F(flow_key) * reply, u32 now,
-			 bool taken, bool *absent)
+			 bool *absent)
 {
 	struct F(tuple) back;
 	int try;
@@ -114,11 +125,10 @@ INLINE bool F(find_port)(const struct F(flow_key) * key, struct F(flow) * flow, 
 	F(other_key)(reply, key, flow);
 #pragma clang loop unroll(disable)
 	for (try = 0; try < LRP_PORT_TRIES; try++) {
-		if (!taken && !F(is_taken)(reply, &back, now, absent)) {
+		if (!F(is_taken)(reply, &back, now, absent)) {
 			flow->becomes.sport = reply->tuple.dport;
 			return true;
 		}
-		taken = false;
 		/* Above the ports that clients are usually given, so that few are taken. */
 		reply->tuple.dport = bpf_htons(61000 + (bpf_get_prandom_u32() & 4095));
 	}
@@ -159,9 +169,9 @@ INLINE void F(make_reply)(struct F(flow) * back, const struct F(flow_key) * key,
 
 /*
  * Begin a flow: `flow->becomes` has the backend; the source address and port are decided here. False: it can't be.
- * known: what the LRU has for this key. The reply's entry comes first, for a packet that is sent must find its way back.
+ * The reply's entry comes first, for a packet that is sent must find its way back.
  */
-INLINE bool F(begin)(const struct F(flow_key) * key, struct F(flow) * flow, u32 now, const struct F(flow) * known)
+INLINE bool F(begin)(const struct F(flow_key) * key, struct F(flow) * flow, u32 now, bool absent)
 {
 	struct F(flow_key) reply;
 	struct F(flow) back = {};
@@ -169,10 +179,10 @@ INLINE bool F(begin)(const struct F(flow_key) * key, struct F(flow) * flow, u32 
 
 	flow->becomes.sport = key->tuple.sport;
 	flow->seen = now;
-	if (!F(find_port)(key, flow, &reply, now, known && known->flags & FLOW_TAKEN, &reply_absent))
+	if (!F(find_port)(key, flow, &reply, now, &reply_absent))
 		return false;
 	F(make_reply)(&back, key, flow);
-	return F(put_recent)(&reply, &back, reply_absent) && F(put_recent)(key, flow, !known);
+	return F(put_recent)(&reply, &back, reply_absent) && F(put_recent)(key, flow, absent);
 }
 
 #if !LRP_NEW_FLOWS
@@ -182,7 +192,7 @@ INLINE bool F(begin)(const struct F(flow_key) * key, struct F(flow) * flow, u32 
  * leads anyway. (While the level serves, backends' own addresses are frontends, which see to that.)
  * False: there is no need, or no way.
  */
-INLINE bool F(stands_aside)(const struct F(packet) * p, struct F(flow) * flow, const struct F(flow) * known, u32 now)
+INLINE bool F(stands_aside)(const struct F(packet) * p, struct F(flow) * flow, u32 now)
 {
 	struct F(flow_key) reply;
 	struct F(tuple) back;
@@ -198,7 +208,7 @@ INLINE bool F(stands_aside)(const struct F(packet) * p, struct F(flow) * flow, c
 		return false;
 	flow->isn = p->seq;
 	flow->index = 0;
-	return F(begin)(&p->key, flow, now, known);
+	return F(begin)(&p->key, flow, now, false);
 }
 #endif
 
@@ -417,7 +427,7 @@ INLINE enum verdict F(answer)(const struct F(packet) * p, struct F(flow) * becom
 	struct F(flow) *back = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
 	enum establishing outcome;
 
-	if (!back || !(back->flags & FLOW_REPLY) || !F(is_alive)(back, IPPROTO_TCP, now))
+	if (!back || !(back->flags & FLOW_REPLY) || back->flags & FLOW_TAKEN || !F(is_alive)(back, IPPROTO_TCP, now))
 		return PASS;
 	if (back->flags & FLOW_RESET)
 		return DROP;
@@ -478,8 +488,19 @@ INLINE void F(note_asking)(const struct F(flow_key) * key, const struct F(flow) 
 		leave_mark(back, now);
 }
 
+/* Whether a backend's packet has nothing to do with a SYN: data may overtake the answer to it (TCP Fast Open). */
+INLINE bool F(tells_of_another)(struct __sk_buff *skb, const struct F(packet) * p, const struct F(flow) * forward)
+{
+	__be32 ack;
+
+	if ((p->flags & (TCP_FIN | TCP_RST | TCP_ACK)) != TCP_ACK ||
+	    bpf_skb_load_bytes(skb, p->l4 + TCP_ACKNOWLEDGED, &ack, sizeof(ack)))
+		return false;
+	return bpf_ntohl(ack) - bpf_ntohl(forward->isn) - 1 > 0xffff;
+}
+
 /* TCP: a packet of no connection that was answered. It may tell that the ports of one that was not yet are taken. */
-INLINE enum verdict F(interject)(const struct F(packet) * p, struct F(flow) * becomes, u32 now)
+INLINE enum verdict F(interject)(struct __sk_buff *skb, const struct F(packet) * p, struct F(flow) * becomes, u32 now)
 {
 	struct F(flow) *flow = NULL, *forward;
 	struct F(flow_key) key;
@@ -491,15 +512,15 @@ INLINE enum verdict F(interject)(const struct F(packet) * p, struct F(flow) * be
 		return PASS;
 	if (!(flow->flags & FLOW_REPLY))
 		return flow->flags & FLOW_TAKEN && p->flags & TCP_RST ? DROP : PASS;
-	if ((p->flags & (TCP_FIN | TCP_RST | TCP_ACK)) != TCP_ACK)
+	if (flow->flags & FLOW_TAKEN)
 		return PASS;
 	F(other_key)(&key, &p->key, flow);
 	forward = bpf_map_lookup_elem(F(map_recent), &key);
-	if (!forward || !F(is_of_reverse)(forward, &p->key.tuple))
+	if (!forward || !F(is_of_reverse)(forward, &p->key.tuple) || !F(tells_of_another)(skb, p, forward))
 		return PASS;
 	forward->flags |= FLOW_TAKEN;
 	*becomes = *flow;
-	bpf_map_delete_elem(F(map_recent), (void *)&p->key); /* what comes further is of the other connection */
+	flow->flags |= FLOW_TAKEN;
 	return TRANSLATE;
 }
 
@@ -508,9 +529,12 @@ INLINE enum verdict F(go_on)(struct __sk_buff *skb, const struct F(packet) * p, 
 			     u32 now)
 {
 	struct F(flow) *flow = bpf_map_lookup_elem(F(map_flows), (void *)&p->key);
+	enum verdict verdict = PASS;
 
-	if (!flow)
-		return F(interject)(p, becomes, now);
+	if (!flow || F(is_over)(flow, now))
+		verdict = F(interject)(skb, p, becomes, now);
+	if (!flow || verdict != PASS)
+		return verdict;
 	if (bridged && !(flow->flags & (FLOW_ON_LINK | FLOW_OFF_LINK | FLOW_BOUNCE)))
 		F(find_on_link)(skb, p, flow);
 	if (p->flags & (TCP_FIN | TCP_RST))

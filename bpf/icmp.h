@@ -124,7 +124,7 @@ INLINE int F(translate_error)(struct __sk_buff *skb, const struct F(packet) * p)
 	if (F(ip_differs)(p->key.tuple.daddr, key.tuple.daddr))
 		return TC_NEXT;
 	flow = F(flow_of_quoted)(&key);
-	if (!flow || F(same_tuple)(&key.tuple, &flow->becomes))
+	if (!flow || F(is_anothers)(flow) || F(same_tuple)(&key.tuple, &flow->becomes))
 		return TC_NEXT;
 	F(reverse)(&before, &key.tuple);
 	F(reverse)(&after, &flow->becomes);

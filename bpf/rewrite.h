@@ -15,6 +15,7 @@
 #define KEEP_ZERO 0x20	       /* BPF_F_MARK_MANGLED_0: no checksum stays none */
 #define RECOMPUTE_CHECKSUM 0x1 /* BPF_F_RECOMPUTE_CSUM */
 
+#define TCP_ACKNOWLEDGED 8
 #define TCP_CHECK 16
 #define UDP_CHECK 6
 #define IP4_CHECK 10

@@ -231,7 +231,7 @@ enum flow_flags {
 	FLOW_FIN_BACK = 16, /* TCP: the backend has ended its half */
 	FLOW_RESET = 32,    /* TCP: either has reset the connection */
 	FLOW_OFF_LINK = 64, /* client and backend are not on one bridge; with neither flag it is not known yet */
-	FLOW_TAKEN = 128,   /* TCP: the backend has another connection of these ports */
+	FLOW_TAKEN = 128, /* TCP: the backend has another connection of these ports, whose packets are not the flow's */
 };
 
 /*

@@ -57,7 +57,8 @@ INLINE bool finds_mark(u32 mark, u32 now)
 {
 	u32 *at = asking_at(mark);
 
-	return at && (*at & ~MARK_TIME) == mark && ((now - *at) & MARK_TIME) <= LRP_ASKING_LIFETIME;
+	/* Another CPU may be ahead of ours. */
+	return at && (*at & ~MARK_TIME) == mark && ((now + 1 - *at) & MARK_TIME) <= LRP_ASKING_LIFETIME + 1;
 }
 
 INLINE struct work4 *work_area4(void)

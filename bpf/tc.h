@@ -124,7 +124,7 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 	struct run *run = &work->run;
 	struct F(flow) * flow;
 	struct F(slot) * first;
-	bool busy = false;
+	bool busy = false, again;
 
 	F(copy_ip)(frontend.ip, p->key.tuple.daddr);
 	first = F(find_run)(&frontend, run, &busy);
@@ -151,11 +151,12 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 		work->becomes = *flow;
 		return TRANSLATE;
 	}
-	if (!F(choose_backend)(skb, work, first, bridged) || !F(begin)(&p->key, &work->becomes, now, flow)) {
+	again = flow && flow->flags & FLOW_TAKEN && F(is_sent_again)(p, flow, now);
+	if (!F(choose_backend)(skb, work, first, bridged) || !F(begin)(&p->key, &work->becomes, now, !flow)) {
 		F(report)(work, ACTION_FAILED);
 		return F(goes_elsewhere)(p);
 	}
-	if (!(run->flags & RUN_DIRECT))
+	if (!(run->flags & RUN_DIRECT) && !again)
 		F(report)(work, run->flags & RUN_ORIGINAL ? ACTION_SKIPPED : ACTION_REDIRECTED);
 	return TRANSLATE;
 }
@@ -172,12 +173,12 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 		work->becomes = *flow;
 	if (known && flow->flags & FLOW_TAKEN) {
 		work->becomes.flags &= ~FLOW_TAKEN;
-		if (F(begin)(&p->key, &work->becomes, now, flow))
+		if (F(begin)(&p->key, &work->becomes, now, false))
 			return TRANSLATE;
 	} else if (known && F(is_answerable)(&p->key, flow, now)) {
 		return TRANSLATE;
 	}
-	return F(stands_aside)(p, &work->becomes, flow, now) ? TRANSLATE : F(goes_elsewhere)(p);
+	return F(stands_aside)(p, &work->becomes, now) ? TRANSLATE : F(goes_elsewhere)(p);
 }
 #endif
 
@@ -201,14 +202,13 @@ INLINE enum verdict F(decide_outward)(struct __sk_buff *skb, struct F(work) * wo
 			return F(answer)(p, &work->becomes, now);
 		if ((p->flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
 			return F(go_on)(skb, p, &work->becomes, bridged, now);
-		verdict = F(to_frontend)(skb, work, bridged, now);
-		if (verdict == TRANSLATE)
-			F(note_asking)(&p->key, &work->becomes, now);
-		return verdict;
-	}
-	if (!F(ip_differs)(p->key.tuple.daddr, F(loopback)))
+	} else if (!F(ip_differs)(p->key.tuple.daddr, F(loopback))) {
 		return F(answer_datagram)(p, &work->becomes, now);
-	return F(to_frontend)(skb, work, bridged, now);
+	}
+	verdict = F(to_frontend)(skb, work, bridged, now);
+	if (verdict == TRANSLATE && p->key.protocol == IPPROTO_TCP)
+		F(note_asking)(&p->key, &work->becomes, now);
+	return verdict;
 }
 
 INLINE enum verdict F(decide_inward)(struct __sk_buff *skb, struct F(work) * work, u32 now)

@@ -203,13 +203,18 @@ class Episode:
         if not tables:
             return self._opening()
         table = pick.choice(tables)
-        talk = pick.choice(list(table.values())).talk
+        legs = list(table.values())
+        taken = [leg for leg in model.asked.values() if leg.taken]
+        if taken and pick.random() < 0.5:
+            table, legs = model.asked, taken
+        leg = pick.choice(legs)
+        talk = leg.talk
         asks = table is model.asked or table is model.open
         client = next(client for client in self.arena.clients if client.link == talk.link)
         ends = (talk.client, talk.frontend) if asks else (talk.backend, talk.source)
         draft = Draft(*ends, talk.protocol, macs=self._macs(client))
         if asks:
-            draft.flags = pick.choice((SYN, SYN, ACK, FIN | ACK, RST))
+            draft.flags = pick.choice((RST, RST, SYN, ACK) if leg.taken else (SYN, SYN, ACK, FIN | ACK, RST))
             draft.seq = pick.choice((talk.isn, talk.isn + 1, 7, 8)) & 0xFFFFFFFF
         else:
             draft.flags, draft.seq = (

@@ -107,6 +107,10 @@ class Leg:
     def is_alive(self, now: int) -> bool:
         return now - self.seen <= (ENDED if self.has_ended() else SILENT)
 
+    def is_over(self, now: int) -> bool:
+        """Whether it has ended, or half of it, so long ago that its port may be another's."""
+        return bool(self.ends) and not self.is_alive(now)
+
 
 @dataclass(slots=True)
 class Packet:
@@ -123,6 +127,7 @@ class Packet:
     dport: int = 0
     flags: int = 0
     seq: int = 0
+    acknowledged: int = 0
 
     @property
     def sender(self) -> Address:
@@ -229,7 +234,7 @@ def _dissect_upper(frame: bytes, found: Packet, *, gso: bool) -> bool:
     upper = frame[found.l4 : found.end]
     found.sport, found.dport = number(upper, 0), number(upper, 2)
     if found.protocol == TCP:
-        found.seq, found.flags = number(upper, 4, 4), upper[13]
+        found.seq, found.acknowledged, found.flags = number(upper, 4, 4), number(upper, 8, 4), upper[13]
         return 20 <= (upper[12] >> 4) * 4 <= room
     length = number(upper, 4)
     return length >= 8 and (found.part != WHOLE or gso or length <= room)
@@ -350,7 +355,7 @@ class Model:
                 if one and one.talk.asking == leg.talk.asking:
                     one.syn = run.now
             return self._forward(run, packet, leg.talk)
-        return self._begins(run, packet, rule, taken=leg is not None and leg.taken)
+        return self._begins(run, packet, rule)
 
     def _goes_elsewhere(self, run: Run, packet: Packet, key: tuple[object, ...]) -> str:
         """What passes untouched begins something that is none of ours: an earlier connection of its name is over."""
@@ -378,7 +383,7 @@ class Model:
         leg.seen = now
         return True
 
-    def _begins(self, run: Run, packet: Packet, rule: Rule, *, taken: bool) -> str:
+    def _begins(self, run: Run, packet: Packet, rule: Rule) -> str:
         if len(run.out) != len(run.frame):
             raise Wrong(f"{len(run.frame)} bytes became {len(run.out)}")
         size = len(packet.source)
@@ -395,7 +400,7 @@ class Model:
             return Conversation(run.link, packet.protocol, *ends, bounce=bounce, mac=mac, isn=packet.seq)
 
         talk, word = talk_from(packet.sport), "begun"
-        if taken or self._is_taken(talk, run.now):
+        if self._is_taken(talk, run.now):
             port = number(run.out, packet.l4)
             talk, word = talk_from(port), "moved"
             if port not in OTHER_PORTS or self._is_taken(talk, run.now):
@@ -422,10 +427,10 @@ class Model:
 
     def _is_taken(self, talk: Conversation, now: int) -> bool:
         leg = self.owed.get(talk.answering)
-        if leg and leg.talk.asking != talk.asking and leg.is_alive(now):
+        if leg and (leg.taken or leg.talk.asking != talk.asking) and leg.is_alive(now):
             return True
         leg = self.open_back.get(talk.answering)
-        return bool(leg and leg.talk.asking != talk.asking and (not leg.ends or leg.is_alive(now)))
+        return bool(leg and leg.talk.asking != talk.asking and not leg.is_over(now))
 
     def _forward(self, run: Run, packet: Packet, talk: Conversation, word: str = "request") -> str:
         return self._translated(run, packet, talk.source, talk.backend, bounce=talk.bounce, mac=talk.mac, word=word)
@@ -437,7 +442,7 @@ class Model:
 
     def _answer(self, run: Run, packet: Packet) -> str:
         leg = self.owed.get((run.link, run.hook, packet.protocol, packet.sender, packet.receiver))
-        if leg is None or not leg.is_alive(run.now):
+        if leg is None or leg.taken or not leg.is_alive(run.now):
             return self._passes(run, packet)
         if "reset" in leg.ends:
             return self._dropped(run, "given up")
@@ -479,8 +484,10 @@ class Model:
         leg = self.open.get((run.link, packet.protocol, *ends)) if run.hook == OUT else None
         is_reply = leg is None
         leg = leg or self.open_back.get((run.link, run.hook, packet.protocol, *ends))
+        if (leg is None or leg.is_over(run.now)) and (word := self._interjects(run, packet)):
+            return word
         if leg is None:
-            return self._interjects(run, packet)
+            return self._passes(run, packet)
         if packet.flags & (FIN | RST):
             mark = "reset" if packet.flags & RST else "back" if is_reply else "sent"
             leg.ends.add(mark)
@@ -491,27 +498,37 @@ class Model:
         return self._backward(run, packet, leg.talk) if is_reply else self._forward(run, packet, leg.talk)
 
     def _interjects(self, run: Run, packet: Packet) -> str:
-        """What is said between a SYN and its answer. The program may miss it where many ask, and know it long after."""
+        """What is said between a SYN and its answer. The program may miss it where many ask, and know it long after.
+
+        Empty: it is nothing of the kind.
+        """
         ends = packet.sender, packet.receiver
         asks = self.asked.get((run.link, packet.protocol, *ends)) if run.hook == OUT else None
         owed = None if asks else self.owed.get((run.link, run.hook, packet.protocol, *ends))
         leg = asks or owed
         if leg is None or "reset" in leg.ends or not leg.is_alive(run.now) or leg.talk.is_plain:
-            return self._passes(run, packet)
-        first = self.asked.get(leg.talk.asking)
-        if asks:
-            matters = asks.taken and packet.flags & RST
-        else:
-            matters = packet.flags & (FIN | RST | ACK) == ACK and first and first.talk.wire == leg.talk.wire
-        if not matters or (run.verdict == PASS and run.out == run.frame):
-            word = self._passes(run, packet)
-            return "missed" if matters and run.now - leg.syn <= ASKING else word
+            return ""
+        if not (self._is_silenced(leg, packet) if asks else self._tells_of_another(leg, packet)):
+            return ""
+        if run.verdict == PASS and run.out == run.frame:
+            self._passes(run, packet)
+            return "missed" if run.now - leg.syn <= ASKING else "passed"
         if asks:
             return self._dropped(run, "silenced")
-        first.taken = True
-        del self.owed[leg.talk.answering]
+        leg.taken = self.asked[leg.talk.asking].taken = True
         self._backward(run, packet, leg.talk)
         return "interjection"
+
+    @staticmethod
+    def _is_silenced(leg: Leg, packet: Packet) -> bool:
+        return leg.taken and bool(packet.flags & RST)
+
+    def _tells_of_another(self, leg: Leg, packet: Packet) -> bool:
+        """Whether the backend says that it has another connection: it acknowledges what was not sent just now."""
+        first = self.asked.get(leg.talk.asking)
+        bare = packet.flags & (FIN | RST | ACK) == ACK
+        ours = (packet.acknowledged - first.talk.isn - 1) % 2**32 <= 0xFFFF if first else False
+        return bare and not leg.taken and first is not None and first.talk.wire == leg.talk.wire and not ours
 
     def _piece(self, run: Run, packet: Packet) -> str:
         fate = self.pieces.get(self._datagram(run, packet))
@@ -575,7 +592,7 @@ class Model:
             if run.hook == OUT and (leg := asked.get(asking)):
                 return leg.talk, True
             if leg := owed.get(answering):
-                return leg.talk, False
+                return None if leg.taken else (leg.talk, False)
         return None
 
     # --- Checking what came out

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from lab import Node
-from lrp_operator.datapath import flows
+from lrp_operator.datapath import flows, layout
 from lrp_operator.datapath.flows import now_ticks
 from lrp_operator.kernel import bpf
 from tests.datapath.tc.tcworld import DNS, FAMILY, FAR, TCP, UDP, VIP, WAYS, WEB, TcWorld
@@ -94,14 +94,15 @@ def standing(tc: TcWorld, way: str, expected: int, silent: int = 0) -> None:
     pytest.fail(f"{found} connections stand, not {expected}")
 
 
-def _age(tc: TcWorld, way: str, ticks: int) -> None:
-    """Let all connections look as if nothing had passed for so long."""
-    opened = table(tc, f"flows{way}")
-    layout = flows.FLOW[4 if way == "4" else 16]
+def _age(tc: TcWorld, way: str, ticks: int, name: str = "flows", flags: int = 0) -> None:
+    """Let all connections look as if nothing had passed for so long. flags: and as if this had passed then."""
+    opened = table(tc, f"{name}{way}")
+    struct_of = flows.FLOW[4 if way == "4" else 16]
     for key, value in list(opened.items()):
-        fields = list(layout.unpack(value))
+        fields = list(struct_of.unpack(value))
         fields[4] = (now_ticks() - ticks) & 0xFFFFFFFF
-        opened.update(key, layout.pack(*fields))
+        fields[7] |= flags
+        opened.update(key, struct_of.pack(*fields))
     opened.close()
 
 
@@ -293,7 +294,28 @@ def test_a_connection_of_these_ports_that_goes_on_is_not_ended(tc: TcWorld, way:
                 sock.connect((to, WEB))
                 assert name_in(sock.recv(200)) == "one"
                 tc.program(tc.entry(way, TCP, tc.one))
-            for sock in (old, new, old):
-                sock.sendall(b"still there?")
-                assert sock.recv(12) == b"still there?"
+            both_go_on(old, new)
             tc.program()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nor_is_one_that_the_flows_give_up(tc: TcWorld, way: str) -> None:
+    """Its client has ended its half, and nothing has passed for long: its port may be another's, and both go on."""
+    tc.program(tc.entry(way, TCP, tc.one), tc.entry(way, TCP, tc.one, vip=FAR))
+    with socket_in(tc.client, way, socket.SOCK_STREAM) as old, socket_in(tc.client, way, socket.SOCK_STREAM) as new:
+        for sock, to in ((old, VIP[way]), (new, FAR[way])):
+            sock.settimeout(10)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, SO_LINGER_RESET)
+            sock.bind(("", PORTS[-1]))
+            sock.connect((to, WEB))
+            assert name_in(sock.recv(200)) == "one"
+            _age(tc, way, 70, flags=layout.FLOW_FIN_SENT if sock is old else 0)
+            _age(tc, way, 70, "recent")
+        both_go_on(old, new)
+
+
+def both_go_on(old: socket.socket, new: socket.socket) -> None:
+    for sock in (old, new, old):
+        sock.sendall(b"still there?")
+        assert sock.recv(12) == b"still there?"
