@@ -103,6 +103,7 @@ def main() -> None:
     if wish.tc:
         datapath.want_pods({f"default/{name}": model.PodPlace(name, (_packed(ip),)) for name, ip in wish.pods.items()})
     report = datapath.flush(complete=True)
+    datapath.reconcile()  # as an agent does now and then: programs learn that no frontend was removed lately
     status = datapath.status()
     datapath.close()
     if report.problems or not status.in_force or not _is_whole(wish, report.written, len(wanted.frontends), status):

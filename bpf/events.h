@@ -20,12 +20,17 @@ INLINE void count(u32 id, u32 action)
 		counters->failed++;
 }
 
+/* Whether the agent says so. */
+INLINE bool holds(u32 key)
+{
+	struct control *control = bpf_map_lookup_elem(map_control, &key);
+
+	return control && *(volatile u32 *)&control->holds;
+}
+
 INLINE bool watched(void)
 {
-	u32 zero = 0;
-	struct control *control = bpf_map_lookup_elem(map_control, &zero);
-
-	return control && control->watching;
+	return holds(CONTROL_WATCHING);
 }
 
 INLINE void send_event(struct event *event)

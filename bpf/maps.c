@@ -33,7 +33,7 @@ HASH(struct client6, u8, skip6, LRP_MAX_SKIPS);
 LRU(struct client4, struct affinity4, affinity4, LRP_MAX_CLIENTS);
 LRU(struct client6, struct affinity6, affinity6, LRP_MAX_CLIENTS);
 PERCPU_ARRAY(struct counters, counters, LRP_MAX_FRONTENDS);
-ARRAY(struct control, control, 1);
+ARRAY(struct control, control, CONTROL_KEYS);
 RINGBUF(struct event, events, LRP_RING_BYTES);
 
 #ifdef LRP_FLOWS

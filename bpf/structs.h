@@ -326,9 +326,14 @@ enum hook { HOOK_CONNECT = 1, HOOK_SENDMSG = 2, HOOK_PACKET = 3 };
 
 enum action { ACTION_PASS = 0, ACTION_REDIRECTED = 1, ACTION_REFUSED = 2, ACTION_SKIPPED = 3, ACTION_FAILED = 4 };
 
-/* The one entry of the control map. watching: someone reads events. */
+/*
+ * What the agent tells programs. watching: someone reads events. settled: where a flow is redirected, it is to a frontend
+ * that is there.
+ */
+enum control_key { CONTROL_WATCHING, CONTROL_SETTLED, CONTROL_KEYS };
+
 struct control {
-	u32 watching;
+	u32 holds;
 };
 
 #endif

@@ -7,7 +7,10 @@
 /* The pod, as skip and affinity know it. */
 #define CLIENT_OF(p) (CLIENT_BY_LINK | (p)->key.ifindex)
 
-/* It is none of ours. A SYN then begins a connection that is not either: an earlier one of its name is over. */
+/*
+ * It is none of ours. A SYN then begins a connection that is not either: an earlier one of its name is over. (Where there
+ * is no frontend, there can only be one if a frontend was removed lately, which the agent tells.)
+ */
 INLINE enum verdict F(goes_elsewhere)(const struct F(packet) * p)
 {
 	struct F(flow) *flow = NULL;
@@ -131,7 +134,7 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 	if (!first) {
 		if (busy)
 			count(0, ACTION_FAILED);
-		return F(goes_elsewhere)(p);
+		return !busy && holds(CONTROL_SETTLED) ? PASS : F(goes_elsewhere)(p);
 	}
 	if (run->flags & RUN_SKIP && F(exempt)(CLIENT_OF(p), &frontend)) {
 		first = F(original_of)(run);

@@ -22,7 +22,7 @@ from lrp_operator.datapath import programs as programs_room
 from lrp_operator.datapath.direct import DirectFrontends
 from lrp_operator.datapath.ending import Ender
 from lrp_operator.datapath.events import Events
-from lrp_operator.datapath.layout import COUNTERS, FLAG_DIRECT, FLAG_NAMES, check_map, frontend_key
+from lrp_operator.datapath.layout import CONTROL_SETTLED, COUNTERS, FLAG_DIRECT, FLAG_NAMES, check_map, frontend_key
 from lrp_operator.datapath.model import (
     DatapathError,
     DatapathSettings,
@@ -224,6 +224,9 @@ class _Opened:
         self.complete = False
         self._problems: tuple[str, ...] = ()
         self._tc_problems: list[str] = []
+        self._removing = False  # a frontend is to go with the next flush
+        # Where a flow is redirected, it is to a frontend. An agent before this one may have told so.
+        self._flows_settled = True
         self._second_look = False
         self._looked = 0.0  # by time.monotonic()
         self._search_due = True  # an agent before this one may not have come to ending the sockets that it should have
@@ -232,6 +235,7 @@ class _Opened:
             self._open_maps()
             self._read_back()
             self._adopt_direct()
+            self._tell_settled(holds=False)
             # What an earlier mode, or another build of tables, has in force serves on until ours are filled: see flush.
             serves = settings.socket_level is not SocketLevel.OFF or settings.tc_level is not TcLevel.OFF
             self._attach_when_filled = serves and not self._is_current()
@@ -308,10 +312,29 @@ class _Opened:
                     table.want(address, found.content)
 
     def _settle(self) -> None:
-        """Let readers leave what may just have been freed, before anything is written. Raises OSError."""
+        """Before anything is written: let readers leave what may just have been freed, and tell them what may come.
+
+        Raises OSError.
+        """
+        if self._removing:
+            self._tell_settled(holds=False)
         if not self._settled:
             wait_for_readers()
             self._settled = True
+
+    def _settle_flows(self) -> None:
+        """Tell programs when no flow can be left of a frontend that was removed. Raises OSError."""
+        if self._flows_settled or self._removing or not self.complete or self._attach_when_filled or self.tc is None:
+            return
+        wait_for_readers()  # a program that has still found the frontend may be noting its flow now
+        frontends = {address for table in self._tables.values() for address in table.programmed}
+        if not self.tc.has_strays(frontends.__contains__):
+            self._tell_settled(holds=True)
+
+    def _tell_settled(self, *, holds: bool) -> None:
+        if holds != self._flows_settled:
+            self._maps["control"].update(struct.pack("=I", CONTROL_SETTLED), struct.pack("=I", int(holds)))
+        self._flows_settled = holds
 
     def _is_current(self) -> bool:
         """Whether nothing is attached but programs of this very build, at the levels that this mode has."""
@@ -349,6 +372,8 @@ class _Opened:
         if table is None:
             return  # that family is switched off
         table.want(address, None if entry is None else content_of(entry, skipped=address in skipped))
+        if entry is None and address in table.programmed:
+            self._removing = True
         if self._direct is None:
             return
         if self._programs.wanted.tc is TcBuild.SERVING:
@@ -368,6 +393,7 @@ class _Opened:
             self.tc.find()
         problems = self.skips.add_missing()
         changes = [table.flush(prune=self.complete) for table in self._tables.values()]
+        self._removing = False
         if any(change.problems for change in changes) and self._rest():
             changes += [table.flush(prune=self.complete) for table in self._tables.values()]
             for change in changes[: len(self._tables)]:
@@ -481,6 +507,7 @@ class _Opened:
         self.tc.sweep()
         for address in self._direct.expired(self.tc.backends_in_use):
             self._tables[len(address.ip)].want(address, None)
+        self._settle_flows()
         if self.tc.leaving and not self._attach_when_filled and self.tc.leave_if_idle():
             for name in [name for name, path in self._pins.items() if path.parent == self._programs.wanted.flows]:
                 del self._pins[name]  # not to be pinned again

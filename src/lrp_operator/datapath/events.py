@@ -3,7 +3,7 @@
 import struct
 
 from lrp_operator.api.addresses import L4Addr, Protocol
-from lrp_operator.datapath.layout import unpack_event
+from lrp_operator.datapath.layout import CONTROL_WATCHING, unpack_event
 from lrp_operator.datapath.model import RedirectEvent
 from lrp_operator.kernel import bpf
 from lrp_operator.kernel.ringbuf import RingBuffer
@@ -22,7 +22,7 @@ class Events:
 
     def watch(self, *, on: bool) -> None:
         """Turn the kernel's reporting on or off. Raises OSError."""
-        self._control.update(struct.pack("=I", 0), struct.pack("=I", int(on)))
+        self._control.update(struct.pack("=I", CONTROL_WATCHING), struct.pack("=I", int(on)))
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when events wait."""

@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from lrp_operator.api.addresses import L4Addr, Protocol
 from lrp_operator.datapath.layout import (
@@ -35,7 +36,7 @@ def _ticks(seconds: float) -> int:
 
 # As conntrack has them where kube-proxy runs: established, half closed, closed.
 _SILENT, _HALF_CLOSED, _ENDED = _ticks(24 * 3600), _ticks(3600), _ticks(60)
-_UDP = _ticks(64)
+_UDP = _HALF_OPEN = _ticks(64)
 _BOTH_ENDS = FLOW_FIN_SENT | FLOW_FIN_BACK
 
 
@@ -130,6 +131,14 @@ class FlowTable:
     def remove(self, flow: Flow) -> int:
         """Remove both of a flow's entries; how many were there."""
         return sum(self._flows.delete(key) for key in (flow.key, flow.other_key()))
+
+    def strays(self, is_frontend: Callable[[L4Addr], bool]) -> bool:
+        """Whether some connection is redirected, or may be when it is answered, that is to no frontend (any more)."""
+        now = now_ticks()
+        asked = (flow for flow in self._read(self._recent) if _age(flow.seen, now) <= _HALF_OPEN)
+        flows = (flow for flow in chain(self.established(), asked) if flow.source.protocol is Protocol.TCP)
+        redirected = (flow for flow in flows if not flow.is_reply and flow.destination != flow.becomes_destination)
+        return any(not is_frontend(flow.destination) for flow in redirected)
 
     def any_alive(self) -> bool:
         """Whether some flow may still send something: for programs that wait for the last one to end."""

@@ -14,6 +14,7 @@ from lrp_operator.kernel import bpf, btf
 
 FLAG_LOCAL_REDIRECT, FLAG_SKIP, FLAG_REFUSE, FLAG_AFFINITY, FLAG_DIRECT = 1, 2, 4, 8, 16  # enum run_flags
 FLAG_HAS_ORIGINAL, FLAG_ORIGINAL = 32, 64
+CONTROL_WATCHING, CONTROL_SETTLED = 0, 1  # enum control_key
 FLAG_NAMES = {
     FLAG_LOCAL_REDIRECT: "local-redirect",
     FLAG_SKIP: "skip",

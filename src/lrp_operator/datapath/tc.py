@@ -201,6 +201,10 @@ class LinkLevel:
         flows = (flow for table in self._flows.values() for flow in table.established())
         return {flow.becomes_destination for flow in flows if not flow.is_reply}
 
+    def has_strays(self, is_frontend: Callable[[L4Addr], bool]) -> bool:
+        """Whether some connection is redirected that is to no frontend (any more)."""
+        return any(table.strays(is_frontend) for table in self._flows.values())
+
     def end_stale(self, stands: Callable[[L4Addr, L4Addr], bool]) -> tuple[int, list[str]]:
         """End TCP connections whose backend has left their frontend; how many, and what could not be done.
 

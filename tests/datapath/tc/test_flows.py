@@ -319,3 +319,56 @@ def both_go_on(old: socket.socket, new: socket.socket) -> None:
     for sock in (old, new, old):
         sock.sendall(b"still there?")
         assert sock.recv(12) == b"still there?"
+
+
+def settled(tc: TcWorld) -> bool:
+    """Whether programs are told that no flow is left of a frontend that was removed."""
+    opened = bpf.Map.open(next(tc.settings.bpf_root.glob("tables-*")) / "control")
+    value = opened.lookup(struct.pack("=I", layout.CONTROL_SETTLED))
+    opened.close()
+    return bool(value and any(value))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ports_of_a_removed_frontend_may_be_used_again(small: TcWorld, way: str) -> None:
+    """What begins then goes to the original, whether the agent has looked at the flows meanwhile or not."""
+    look_later(small)
+    assert settled(small), "there are no flows"
+    port = 0
+    for looked in (False, True):
+        small.program(small.entry(way, TCP, small.one, vip=FAR))
+        for expected in ("one", "far"):
+            with socket_in(small.client, way, socket.SOCK_STREAM) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, SO_LINGER_RESET)
+                sock.bind(("", port))
+                sock.connect((FAR[way], WEB))
+                port = sock.getsockname()[1]
+                assert name_in(sock.recv(200)) == expected
+                sock.sendall(b"x" * 5000)
+                assert sock.recv(1) == b"x"
+            small.program()
+            assert not settled(small)
+            if looked:
+                small.datapath.reconcile()
+        assert not settled(small), "a flow of it might still be answered"
+    look_later(small)
+    assert settled(small)
+
+
+def look_later(tc: TcWorld) -> None:
+    """Have the agent look at the flows when what is not answered by now never will be."""
+    for way in WAYS:
+        _age(tc, way, 100, "recent")
+    tc.datapath.reconcile()
+
+
+def test_an_agent_that_starts_does_not_know(small: TcWorld) -> None:
+    look_later(small)
+    assert settled(small)
+    small.datapath.close()
+    small.open()
+    assert not settled(small)
+    small.program()
+    small.datapath.reconcile()
+    assert settled(small)
