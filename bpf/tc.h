@@ -169,7 +169,6 @@ INLINE enum verdict F(to_frontend)(struct __sk_buff *skb, struct F(work) * work,
 {
 	const struct F(packet) *p = &work->p;
 	struct F(flow) *flow = bpf_map_lookup_elem(F(map_recent), (void *)&p->key);
-
 	bool known = flow && !(flow->flags & FLOW_RESET) && F(is_sent_again)(p, flow, now);
 
 	if (known)

@@ -10,8 +10,8 @@ from lrp_operator.loader.kept import Store
 
 log = logging.getLogger(__name__)
 
-_MAY_STAY = {errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY, errno.ENOTDIR}
-"""Why the pins' directory may stay: it is not there, is a mount's own root or a link, or has somebody else's pins."""
+_MAY_STAY = {errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY}
+"""Why the pins' directory may stay: it is not there, is a mount's own root, or has somebody else's pins."""
 
 
 def remove_all(bpf_root: Path, cgroup_root: Path) -> list[str]:
@@ -21,7 +21,7 @@ def remove_all(bpf_root: Path, cgroup_root: Path) -> list[str]:
     """
     removed = cleanup(bpf_root, cgroup_root)
     try:
-        bpf_root.rmdir()
+        bpf_root.resolve().rmdir()
     except OSError as error:
         if error.errno in _MAY_STAY:
             return removed

@@ -63,6 +63,11 @@ class Flow:
         return bool(self.flags & FLOW_REPLY)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether its packets go on as they come."""
+        return (self.source, self.destination) == (self.becomes_source, self.becomes_destination)
+
+    @property
     def has_ended(self) -> bool:
         """Whether either side has reset the connection, or both have closed it."""
         return bool(self.flags & FLOW_RESET) or self.flags & _BOTH_ENDS == _BOTH_ENDS
@@ -133,12 +138,11 @@ class FlowTable:
         return sum(self._flows.delete(key) for key in (flow.key, flow.other_key()))
 
     def strays(self, is_frontend: Callable[[L4Addr], bool]) -> bool:
-        """Whether some connection is redirected, or may be when it is answered, that is to no frontend (any more)."""
+        """Whether some connection is translated, or may be when it is answered, that is to no frontend (any more)."""
         now = now_ticks()
         asked = (flow for flow in self._read(self._recent) if _age(flow.seen, now) <= _HALF_OPEN)
         flows = (flow for flow in chain(self.established(), asked) if flow.source.protocol is Protocol.TCP)
-        redirected = (flow for flow in flows if not flow.is_reply and flow.destination != flow.becomes_destination)
-        return any(not is_frontend(flow.destination) for flow in redirected)
+        return any(not (flow.is_reply or flow.is_plain or is_frontend(flow.destination)) for flow in flows)
 
     def any_alive(self) -> bool:
         """Whether some flow may still send something: for programs that wait for the last one to end."""

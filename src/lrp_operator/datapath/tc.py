@@ -202,7 +202,7 @@ class LinkLevel:
         return {flow.becomes_destination for flow in flows if not flow.is_reply}
 
     def has_strays(self, is_frontend: Callable[[L4Addr], bool]) -> bool:
-        """Whether some connection is redirected that is to no frontend (any more)."""
+        """Whether some connection is translated that is to no frontend (any more)."""
         return any(table.strays(is_frontend) for table in self._flows.values())
 
     def end_stale(self, stands: Callable[[L4Addr, L4Addr], bool]) -> tuple[int, list[str]]:

@@ -23,6 +23,14 @@ def test_it_goes_too(root: Path) -> None:
     assert not root.exists()
 
 
+def test_a_link_may_lead_to_it(root: Path, tmp_path: Path) -> None:
+    root.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    assert removal.remove_all(link, link) == ["link connect4", f"directory {link}"]
+    assert not root.exists()
+
+
 def test_it_may_not_be_there(root: Path) -> None:
     assert removal.remove_all(root, root) == ["link connect4"]
 
