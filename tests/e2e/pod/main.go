@@ -7,7 +7,8 @@
 //	e2e-pod pause                       does nothing, for pods' sandboxes
 //
 // A URL is http://HOST:PORT/PATH, or dns://SERVER:PORT/NAME for a query over UDP. A request that has no good answer
-// within three seconds has failed, and nothing is asked a second time: what is lost is seen to be lost.
+// within three seconds has failed, and nothing is asked a second time: what is lost is seen to be lost. It is counted from
+// the first answer on; until then the target, or the way there, is not there yet.
 package main
 
 import (
@@ -151,12 +152,16 @@ func (a *asker) askForever(name string, where *url.URL, once func(*url.URL) (str
 		took := time.Since(started)
 		a.mutex.Lock()
 		s := a.seen[name]
-		s.Slowest = max(s.Slowest, took.Seconds())
-		if took > slow {
+		if s.OK > 0 {
+			s.Slowest = max(s.Slowest, took.Seconds())
+		}
+		if s.OK > 0 && took > slow {
 			s.Slow++
 			log.Printf("%s: took %v", name, took)
 		}
-		if err != nil {
+		if err != nil && s.OK == 0 {
+			log.Printf("%s: not yet: %v", name, err)
+		} else if err != nil {
 			s.Failed++
 			if len(s.Errors) < keptErrors {
 				s.Errors = append(s.Errors, started.Format("15:04:05.000")+" "+err.Error())
