@@ -393,12 +393,12 @@ class _Opened:
             self.tc.find()
         problems = self.skips.add_missing()
         changes = [table.flush(prune=self.complete) for table in self._tables.values()]
-        self._removing = False
         if any(change.problems for change in changes) and self._rest():
             changes += [table.flush(prune=self.complete) for table in self._tables.values()]
             for change in changes[: len(self._tables)]:
                 change.problems.clear()  # tried again: what is left is said by the second flush
         problems += [problem for change in changes for problem in change.problems]
+        self._removing = self._removing and bool(problems)  # what could not be removed yet is tried again
         attached = left = 0
         if self._attach_when_filled:
             if self.complete:
